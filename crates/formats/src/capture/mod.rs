@@ -1,0 +1,17 @@
+//! A capture: a directory `NAME.mtrace/` with `manifest.json` and `TABLE/NNNNNN.parquet`, or one packed file of it.
+//!
+//! Whatever kills the recorder, every closed segment stays readable: a segment is written as `*.parquet.tmp` and takes
+//! its final name only when its footer is on disk, and the manifest is replaced atomically.
+
+mod manifest;
+mod pack;
+mod reader;
+mod writer;
+
+pub use manifest::{
+    Account, BpfCost, ClockPair, Host, MANIFEST_FILE, Manifest, Problem, ProbeReport, ProbeStatus,
+    RecorderCost, SCHEMA, SchemaVersion, SegmentInfo, State, Target, Window,
+};
+pub use pack::{is_packed, pack};
+pub use reader::{Capture, SegmentRef, Skipped};
+pub use writer::{CaptureWriter, TableWriter};

@@ -1,0 +1,346 @@
+//! Writing a capture: one [`TableWriter`] per table, segments closed regularly, the manifest replaced atomically.
+
+use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use arrow::array::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding as ParquetEncoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use super::manifest::{MANIFEST_FILE, Manifest, SegmentInfo};
+use crate::table::{Encoding, Row, RowBuilder as _};
+use crate::{Error, Result};
+
+/// Rows collected before they are encoded; bounds the memory of a table.
+const BATCH_ROWS: usize = 8 * 1024;
+/// Rows of a Parquet row group; the encoder keeps one in memory.
+const ROW_GROUP_ROWS: usize = 128 * 1024;
+
+/// Writes a capture directory.
+pub struct CaptureWriter {
+    dir: PathBuf,
+    tables: BTreeMap<&'static str, (TypeId, Box<dyn AnyTable>)>,
+    closed: Vec<SegmentInfo>,
+}
+
+impl CaptureWriter {
+    /// Creates the directory (mode 0700; its parents must exist).
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if anything is there already, a dangling symbolic link included; [`Error::Io`] otherwise.
+    pub fn create(dir: &Path) -> Result<Self> {
+        match create_dir_private(dir) {
+            Ok(()) => Ok(Self { dir: dir.to_path_buf(), tables: BTreeMap::new(), closed: Vec::new() }),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::Exists { path: dir.to_path_buf() })
+            }
+            Err(e) => Err(Error::io("create the capture directory", dir, e)),
+        }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The writer of one table.
+    pub fn table<R: Row>(&mut self) -> &mut TableWriter<R> {
+        let entry = self
+            .tables
+            .entry(R::NAME)
+            .or_insert_with(|| (TypeId::of::<R>(), Box::new(TableWriter::<R>::new(&self.dir))));
+        match entry.1.as_any().downcast_mut() {
+            Some(table) => table,
+            // Two row types under one table name cannot get past the registry's test.
+            None => unreachable!("table {} is declared twice", R::NAME),
+        }
+    }
+
+    /// Appends one row.
+    ///
+    /// # Errors
+    /// As [`TableWriter::push`].
+    pub fn push<R: Row>(&mut self, row: R) -> Result<()> {
+        self.table::<R>().push(row)
+    }
+
+    /// Closes the open segment of every table and puts the manifest on disk.
+    ///
+    /// All tables are tried; rows that could not be written are counted in [`CaptureWriter::rows_failed`].
+    ///
+    /// # Errors
+    /// The first error. What was closed before stays readable.
+    pub fn roll(&mut self, manifest: &mut Manifest) -> Result<()> {
+        let mut first = None;
+        for (_, table) in self.tables.values_mut() {
+            match table.close_segment() {
+                Ok(Some(segment)) => self.closed.push(segment),
+                Ok(None) => {}
+                Err(e) => first = first.or(Some(e)),
+            }
+        }
+        manifest.segments.clone_from(&self.closed);
+        let written = self.write_manifest(manifest);
+        match first {
+            Some(e) => Err(e),
+            None => written,
+        }
+    }
+
+    /// Replaces the manifest atomically.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the previous manifest stays.
+    pub fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
+        let tmp = self.dir.join("manifest.json.tmp");
+        let path = self.dir.join(MANIFEST_FILE);
+        let text = serde_json::to_vec_pretty(manifest)
+            .map_err(|e| Error::io("encode", &path, std::io::Error::other(e)))?;
+        let mut file = create_file_private(&tmp)?;
+        file.write_all(&text).and_then(|()| file.sync_data()).map_err(|e| Error::io("write", &tmp, e))?;
+        fs::rename(&tmp, &path).map_err(|e| Error::io("rename into place", &path, e))
+    }
+
+    /// Rows written so far, by table.
+    pub fn rows_written(&self) -> BTreeMap<&'static str, u64> {
+        self.tables.iter().map(|(name, (_, t))| (*name, t.written())).collect()
+    }
+
+    /// Rows that could not be written, by table.
+    pub fn rows_failed(&self) -> BTreeMap<&'static str, u64> {
+        self.tables.iter().map(|(name, (_, t))| (*name, t.failed())).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Bytes in closed segments.
+    pub fn bytes_closed(&self) -> u64 {
+        self.closed.iter().map(|s| s.bytes).sum()
+    }
+}
+
+/// The type-erased side of a [`TableWriter`].
+trait AnyTable: Send {
+    fn as_any(&mut self) -> &mut dyn Any;
+    fn close_segment(&mut self) -> Result<Option<SegmentInfo>>;
+    fn written(&self) -> u64;
+    fn failed(&self) -> u64;
+}
+
+/// Writes the segments of one table.
+pub struct TableWriter<R: Row> {
+    dir: PathBuf,
+    builder: R::Builder,
+    segment: Option<Segment>,
+    next: u32,
+    written: u64,
+    failed: u64,
+}
+
+struct Segment {
+    path: PathBuf,
+    writer: ArrowWriter<WatchedFile>,
+    os_error: Arc<AtomicI32>,
+    rows: u64,
+}
+
+/// A file that keeps the number of its last error: the Parquet writer turns some errors into text, and "disk full"
+/// must stay recognisable.
+struct WatchedFile {
+    file: File,
+    os_error: Arc<AtomicI32>,
+}
+
+impl WatchedFile {
+    fn watch<T>(&self, result: std::io::Result<T>) -> std::io::Result<T> {
+        if let Some(code) = result.as_ref().err().and_then(std::io::Error::raw_os_error) {
+            self.os_error.store(code, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl std::io::Write for WatchedFile {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        let result = self.file.write(buf);
+        self.watch(result)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        let result = self.file.flush();
+        self.watch(result)
+    }
+}
+
+impl<R: Row> TableWriter<R> {
+    fn new(capture: &Path) -> Self {
+        Self {
+            dir: capture.join(R::NAME),
+            builder: R::Builder::default(),
+            segment: None,
+            next: 1,
+            written: 0,
+            failed: 0,
+        }
+    }
+
+    /// Appends one row; encodes a batch from time to time.
+    ///
+    /// # Errors
+    /// If a batch could not be written. The open segment is given up (its rows are counted as failed, its file is
+    /// removed so that it takes no space), closed ones stay, and the next row begins a new segment.
+    pub fn push(&mut self, row: R) -> Result<()> {
+        self.builder.push(row);
+        if self.builder.len() >= BATCH_ROWS { self.flush_batch() } else { Ok(()) }
+    }
+
+    fn flush_batch(&mut self) -> Result<()> {
+        let rows = self.builder.len() as u64;
+        if rows == 0 {
+            return Ok(());
+        }
+        let arrays = self.builder.finish();
+        let result = self.write_batch(arrays, rows);
+        if result.is_err() {
+            self.give_up(rows);
+        }
+        result
+    }
+
+    fn write_batch(&mut self, arrays: Vec<arrow::array::ArrayRef>, rows: u64) -> Result<()> {
+        if self.segment.is_none() {
+            self.segment = Some(self.open_segment()?);
+        }
+        let Some(segment) = self.segment.as_mut() else { return Ok(()) };
+        let batch = RecordBatch::try_new(R::schema(), arrays)
+            .map_err(|e| Error::io("encode", &segment.path, std::io::Error::other(e)))?;
+        segment.writer.write(&batch).map_err(|e| parquet_error("write", &segment.path, &segment.os_error, e))?;
+        segment.rows += rows;
+        self.written += rows;
+        Ok(())
+    }
+
+    fn open_segment(&mut self) -> Result<Segment> {
+        match create_dir_private(&self.dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create", &self.dir, e));
+            }
+            _ => {}
+        }
+        let path = self.dir.join(format!("{:06}.parquet.tmp", self.next));
+        let file = create_file_private(&path)?;
+        let os_error = Arc::new(AtomicI32::new(0));
+        let file = WatchedFile { file, os_error: Arc::clone(&os_error) };
+        let writer = ArrowWriter::try_new(file, R::schema(), Some(properties::<R>()))
+            .map_err(|e| parquet_error("create", &path, &os_error, e))?;
+        self.next += 1;
+        Ok(Segment { path, writer, os_error, rows: 0 })
+    }
+
+    /// Drops the open segment after an error; `pending` rows were not yet part of it.
+    fn give_up(&mut self, pending: u64) {
+        self.failed += pending;
+        if let Some(segment) = self.segment.take() {
+            self.failed += segment.rows;
+            self.written -= segment.rows;
+            // Best effort: on a full disk this is what makes room for the manifest.
+            let _ = fs::remove_file(&segment.path);
+        }
+    }
+
+    fn finish_segment(segment: Segment) -> Result<SegmentInfo> {
+        let Segment { path, writer, os_error, rows } = segment;
+        let file = writer.into_inner().map_err(|e| parquet_error("close", &path, &os_error, e))?.file;
+        // No fsync: a crash of the host ends the incident's evidence anyway, a kill of the recorder does not need it.
+        let bytes = file.metadata().map_err(|e| Error::io("read the size of", &path, e))?.len();
+        let last = path.with_extension("");
+        fs::rename(&path, &last).map_err(|e| Error::io("rename into place", &last, e))?;
+        let file = last.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(SegmentInfo { table: R::NAME.to_owned(), file, rows, bytes })
+    }
+}
+
+impl<R: Row> AnyTable for TableWriter<R> {
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn close_segment(&mut self) -> Result<Option<SegmentInfo>> {
+        self.flush_batch()?;
+        let Some(segment) = self.segment.take() else { return Ok(None) };
+        let (rows, path) = (segment.rows, segment.path.clone());
+        match Self::finish_segment(segment) {
+            Ok(info) => Ok(Some(info)),
+            Err(e) => {
+                self.failed += rows;
+                self.written -= rows;
+                let _ = fs::remove_file(path);
+                Err(e)
+            }
+        }
+    }
+
+    fn written(&self) -> u64 {
+        self.written + self.builder.len() as u64
+    }
+
+    fn failed(&self) -> u64 {
+        self.failed
+    }
+}
+
+fn properties<R: Row>() -> WriterProperties {
+    let mut p = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_created_by(concat!("mtrace ", env!("CARGO_PKG_VERSION")).to_owned());
+    for c in R::columns() {
+        let path = ColumnPath::from(c.name);
+        p = match c.encoding {
+            Encoding::Dictionary => p.set_column_dictionary_enabled(path, true),
+            Encoding::Plain => p.set_column_dictionary_enabled(path, false),
+            Encoding::Delta => p
+                .set_column_dictionary_enabled(path.clone(), false)
+                .set_column_encoding(path, ParquetEncoding::DELTA_BINARY_PACKED),
+        };
+    }
+    p.build()
+}
+
+/// The operating system's error behind a Parquet one, if there was one.
+fn parquet_error(action: &'static str, path: &Path, os_error: &AtomicI32, e: ParquetError) -> Error {
+    let source = match os_error.load(Ordering::Relaxed) {
+        0 => std::io::Error::other(e),
+        code => std::io::Error::from_raw_os_error(code),
+    };
+    Error::io(action, path, source)
+}
+
+fn create_dir_private(path: &Path) -> std::io::Result<()> {
+    #[allow(unused_mut)]
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
+    }
+    builder.create(path)
+}
+
+fn create_file_private(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options.open(path).map_err(|e| Error::io("create", path, e))
+}
+

@@ -1,0 +1,63 @@
+//! One file per table. Adding a table is a new file here plus one line in [`ALL`].
+//!
+//! Conventions: `ts` is CLOCK_MONOTONIC in ns, `dur` is ns, every other unit is in the column's name; null is "not
+//! measured" or "does not apply", zero is measured; pids and tids are those of the recorder's pid namespace.
+
+mod faults;
+mod files;
+mod frames;
+mod gc_events;
+mod io_calls;
+mod losses;
+mod maps;
+mod memory_calls;
+mod off_cpu;
+mod process_events;
+mod samples;
+mod symbols;
+
+pub use faults::{Fault, FaultKind, error_code};
+pub use files::FileRow;
+pub use frames::Frame;
+pub use gc_events::{GcEvent, GcEventKind};
+pub use io_calls::{IoCall, IoCallKind};
+pub use losses::{Loss, LossReason};
+pub use maps::{MapRow, SnapshotReason};
+pub use memory_calls::{MemoryCall, MemoryCallKind};
+pub use off_cpu::{OffCpu, OffCpuState};
+pub use process_events::{ProcessEvent, ProcessEventKind};
+pub use samples::{Sample, SampleSource};
+pub use symbols::{SymbolRow, SymbolSource};
+
+use crate::table::{Column, Row};
+
+/// A table as the registry knows it: enough to document it and to find its segments.
+#[derive(Debug, Clone)]
+pub struct TableInfo {
+    /// Name of the table and of its folder in a capture.
+    pub name: &'static str,
+    /// Doc of the row struct.
+    pub doc: &'static str,
+    /// The columns in file order.
+    pub columns: fn() -> Vec<Column>,
+}
+
+const fn info<R: Row>() -> TableInfo {
+    TableInfo { name: R::NAME, doc: R::DOC, columns: R::columns }
+}
+
+/// The registry: every table, in the order of SCHEMA.md.
+pub const ALL: &[TableInfo] = &[
+    info::<MemoryCall>(),
+    info::<Fault>(),
+    info::<GcEvent>(),
+    info::<ProcessEvent>(),
+    info::<IoCall>(),
+    info::<OffCpu>(),
+    info::<MapRow>(),
+    info::<FileRow>(),
+    info::<Sample>(),
+    info::<Frame>(),
+    info::<SymbolRow>(),
+    info::<Loss>(),
+];
