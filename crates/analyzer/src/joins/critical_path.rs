@@ -1,0 +1,106 @@
+//! Which thread the process was waiting for, at every moment of a window, found by walking back from its end.
+//!
+//! The thread that ended the window (it wrote the response) is followed back to the moment at which it woke up. What
+//! it slept through was done by another thread: the one that was active for most of the sleep and up to its end (Go
+//! moves a goroutine between threads; a pool hands work over). If none was, the process waited for something outside.
+
+use super::activity::Threads;
+
+/// A stretch of the critical path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    /// The thread; of a wait: the one that ended it.
+    pub(crate) tid: u32,
+    /// True if no thread of the process was active.
+    pub(crate) waiting: bool,
+}
+
+/// From a wake-up to running again takes up to this long.
+const WAKE_UP_NS: i64 = 200_000;
+/// Hand-overs followed; more are not a path that a person could follow either.
+const MAX_STRETCHES: usize = 100_000;
+/// Work spent on choosing threads.
+const MAX_CANDIDATES: usize = 50_000_000;
+
+/// The stretches from `start` to `end` in order of time, without gaps; empty only for an empty window.
+pub(crate) fn walk(threads: &Threads, start: i64, end: i64, end_tid: u32) -> Vec<Stretch> {
+    let mut out: Vec<Stretch> = Vec::new();
+    let mut budget = MAX_CANDIDATES;
+    let (mut t, mut tid) = (end, end_tid);
+    while t > start {
+        let current = threads.get(&tid);
+        let active = current.and_then(|th| th.active_before(t));
+        let gap_start = match active {
+            Some(a) if a.end >= t => {
+                let from = a.start.max(start);
+                out.push(Stretch { start: from, end: t, tid, waiting: false });
+                t = from;
+                if t <= start {
+                    break;
+                }
+                current.and_then(|th| th.active_before(t)).map_or(start, |a| a.end)
+            }
+            Some(a) => a.end,
+            None => start,
+        }
+        .max(start);
+        if out.len() >= MAX_STRETCHES || budget < threads.len() {
+            out.push(Stretch { start, end: t, tid, waiting: true });
+            break;
+        }
+        budget -= threads.len();
+        let born_by = current.and_then(|th| th.creator).filter(|(born, _)| *born >= t).map(|(_, by)| by);
+        let (next, until) = match born_by.filter(|by| is_active(threads, *by, t)) {
+            Some(creator) => (creator, t),
+            None => predecessor(threads, gap_start, t, tid).unwrap_or((tid, gap_start)),
+        };
+        if until < t {
+            out.push(Stretch { start: until, end: t, tid, waiting: true });
+        }
+        if until >= t && next == tid {
+            // Nothing is left that could move the walk: cannot happen with intervals that are in order.
+            out.push(Stretch { start, end: t, tid, waiting: true });
+            break;
+        }
+        (t, tid) = (until, next);
+    }
+    out.reverse();
+    merge(out)
+}
+
+fn is_active(threads: &Threads, tid: u32, t: i64) -> bool {
+    threads.get(&tid).and_then(|th| th.active_before(t)).is_some_and(|a| a.end >= t)
+}
+
+/// The thread that worked while `tid` slept from `a` to `b`, and until when it did.
+fn predecessor(threads: &Threads, a: i64, b: i64, tid: u32) -> Option<(u32, i64)> {
+    let mut best: Option<((bool, i64, i64), u32, i64)> = None;
+    for (other, th) in threads.iter().filter(|(other, _)| **other != tid) {
+        let Some(last) = th.active_before(b) else { continue };
+        let until = last.end.min(b);
+        if until <= a {
+            continue;
+        }
+        let up_to_the_end = until >= b - WAKE_UP_NS;
+        // Up to the end: the longest; otherwise: the latest.
+        let within = th.active_within(a, b);
+        let score = if up_to_the_end { (true, within, until) } else { (false, until, within) };
+        if best.as_ref().is_none_or(|(s, ..)| score > *s) {
+            best = Some((score, *other, until));
+        }
+    }
+    best.map(|(_, other, until)| (other, until))
+}
+
+fn merge(stretches: Vec<Stretch>) -> Vec<Stretch> {
+    let mut out: Vec<Stretch> = Vec::with_capacity(stretches.len());
+    for s in stretches {
+        match out.last_mut() {
+            Some(l) if l.tid == s.tid && l.waiting == s.waiting && l.end == s.start => l.end = s.end,
+            _ => out.push(s),
+        }
+    }
+    out
+}

@@ -1,0 +1,186 @@
+//! What was recorded, and how far to trust it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mtrace_formats::capture::{Capture, Manifest, ProbeStatus, State};
+use mtrace_formats::tables::{Loss, LossReason, ProcessEvent, ProcessEventKind};
+
+use crate::load::{NONE, Tables};
+use crate::model::{CaptureFacts, ProbeFact, ProcessFact, TouchKind, Trust};
+use crate::replay::Replay;
+
+/// Begin and end of what was recorded: the manifest's, or what the events say.
+pub(crate) fn span(manifest: &Manifest, tables: &Tables) -> (i64, i64) {
+    let seen = tables.time_range();
+    let start = manifest.window.start_ns.or(seen.map(|s| s.0)).unwrap_or(0);
+    let end = manifest.window.end_ns.or(seen.map(|s| s.1)).unwrap_or(start);
+    // A manifest that lies must not turn time around or put a point per nanosecond into it.
+    let start = start.clamp(0, 1 << 60);
+    (start, end.clamp(start, 1 << 60))
+}
+
+pub(crate) fn capture(capture: &Capture, tables: &Tables, span: (i64, i64)) -> CaptureFacts {
+    let m = &capture.manifest;
+    let clock = m.clocks.first();
+    CaptureFacts {
+        name: capture.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+        start_ns: span.0,
+        end_ns: span.1,
+        start_realtime_ns: clock.map(|c| c.realtime_ns.saturating_add(span.0.saturating_sub(c.monotonic_ns))),
+        complete: m.state == State::Complete,
+        kernel_release: m.host.kernel_release.clone(),
+        arch: m.host.arch.clone(),
+        cpus: m.host.cpus,
+        memory_bytes: m.host.memory_bytes,
+        thp_enabled: m.host.thp_enabled.clone(),
+        processes: processes(m, tables),
+        rows: tables.rows.clone(),
+    }
+}
+
+/// Name of each process: of its main thread, the last one it had, else the manifest's.
+pub(crate) fn comms(manifest: &Manifest, events: &[ProcessEvent]) -> BTreeMap<u32, String> {
+    let mut comms: BTreeMap<u32, String> =
+        manifest.targets.iter().filter_map(|t| Some((t.pid, t.comm.clone()?))).collect();
+    for e in events.iter().filter(|e| e.pid == e.tid || e.event == ProcessEventKind::Exec) {
+        if let Some(comm) = e.comm.as_ref().filter(|c| !c.is_empty()) {
+            comms.insert(e.pid, comm.clone());
+        }
+    }
+    comms
+}
+
+fn processes(m: &Manifest, tables: &Tables) -> Vec<ProcessFact> {
+    let comms = comms(m, &tables.process_events);
+    let mut threads: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    let mut faults: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut calls: BTreeMap<u32, u64> = BTreeMap::new();
+    // Runs of rows of one thread are long: a look-up per run.
+    for run in tables.faults.chunk_by(|a, b| (a.pid, a.tid) == (b.pid, b.tid)) {
+        *faults.entry(run[0].pid).or_insert(0) += run.len() as u64;
+        threads.entry(run[0].pid).or_default().insert(run[0].tid);
+    }
+    for c in &tables.calls {
+        *calls.entry(c.pid).or_insert(0) += 1;
+        threads.entry(c.pid).or_default().insert(c.tid);
+    }
+    for e in &tables.process_events {
+        threads.entry(e.pid).or_default().insert(e.tid);
+    }
+    for t in &m.targets {
+        threads.entry(t.pid).or_default();
+    }
+    let events = &tables.process_events;
+    threads
+        .into_iter()
+        .map(|(pid, tids)| {
+            let target = m.targets.iter().find(|t| t.pid == pid);
+            let last = |pick: &dyn Fn(&ProcessEvent) -> bool| events.iter().rev().find(|e| e.pid == pid && pick(e));
+            let exec = last(&|e| e.path.is_some());
+            let exit = last(&|e| e.event == ProcessEventKind::Exit);
+            ProcessFact {
+                pid,
+                comm: comms.get(&pid).cloned(),
+                exe: exec.and_then(|e| e.path.clone()).or_else(|| target.and_then(|t| t.exe.clone())),
+                go_version: target.and_then(|t| t.go_version.clone()),
+                threads: tids.len().max(1) as u64,
+                faults: faults.get(&pid).copied().unwrap_or(0),
+                memory_calls: calls.get(&pid).copied().unwrap_or(0),
+                how: target.map(|t| t.how.clone()).unwrap_or_default(),
+                exit_status: exit.and_then(|e| e.status).or_else(|| target.and_then(|t| t.exit_status)),
+            }
+        })
+        .collect()
+}
+
+/// True if the probe that fills a table ran: the manifest says so, or there are rows.
+pub(crate) fn table_measured(m: &Manifest, table: &str, rows: usize) -> bool {
+    let probes: BTreeSet<&str> =
+        m.accounts.iter().filter(|a| a.table == table).map(|a| a.probe.as_str()).chain([table]).collect();
+    let ran = m.probes.iter().any(|p| probes.contains(p.name.as_str()) && p.status != ProbeStatus::Absent);
+    rows > 0 || ran
+}
+
+pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> Trust {
+    let m = &capture.manifest;
+    let mut damage = tables.damage.clone();
+    damage.append(&mut replay.problems);
+    damage.extend(m.problems.iter().map(|p| p.what.clone()));
+    let charged = tables.faults.iter().filter(|f| f.touch != TouchKind::Unknown && f.mapping != NONE).count();
+    let timed = tables.faults.iter().filter(|f| f.dur >= 0).count();
+    let all = tables.faults.len() as u64;
+    let cost = |ns: Option<u64>| ns.unwrap_or(0);
+    let not_checked = not_checked(m, tables, replay);
+    Trust {
+        replay: std::mem::take(&mut replay.certificates),
+        losses: losses(&tables.losses),
+        probes: m.probes.iter().map(probe).collect(),
+        accounts: accounts(m),
+        damage,
+        not_checked,
+        recorder_cpu_ns: m.cost.cpu_user_ns.or(m.cost.cpu_system_ns).map(|_| {
+            cost(m.cost.cpu_user_ns).saturating_add(cost(m.cost.cpu_system_ns))
+        }),
+        recorder_rss_bytes: m.cost.rss_peak_bytes,
+        frames_named: tables.symbols.named(),
+        faults_charged: (charged as u64, all),
+        faults_timed: (timed as u64, all),
+        clock_error_ns: m.clocks.iter().map(|c| c.error_ns).max(),
+    }
+}
+
+fn probe(p: &mtrace_formats::capture::ProbeReport) -> ProbeFact {
+    let status = match p.status {
+        ProbeStatus::Ran => "ran",
+        ProbeStatus::Partial => "partial",
+        ProbeStatus::Absent => "absent",
+    };
+    ProbeFact {
+        name: p.name.clone(),
+        status: status.to_owned(),
+        variant: p.variant.clone(),
+        reason: p.reason.clone(),
+        hides: p.hides.clone(),
+    }
+}
+
+fn accounts(m: &Manifest) -> Vec<(String, u64, u64, u64)> {
+    let lost = |a: &mtrace_formats::capture::Account| a.lost.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
+    m.accounts.iter().map(|a| (a.probe.clone(), a.seen, a.written, lost(a))).collect()
+}
+
+fn losses(rows: &[Loss]) -> Vec<(String, String, u64, i64, i64)> {
+    let mut by: BTreeMap<(&str, LossReason), (u64, i64, i64)> = BTreeMap::new();
+    for l in rows {
+        let end = l.ts + l.dur;
+        let e = by.entry((&l.probe, l.reason)).or_insert((0, l.ts, end));
+        *e = (e.0.saturating_add(l.count), e.1.min(l.ts), e.2.max(end));
+    }
+    by.into_iter()
+        .map(|((probe, reason), (n, first, last))| (probe.to_owned(), reason.name().to_owned(), n, first, last))
+        .collect()
+}
+
+fn not_checked(m: &Manifest, tables: &Tables, replay: &Replay) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for p in m.probes.iter().filter(|p| p.status != ProbeStatus::Ran) {
+        let hides = p.hides.as_deref().unwrap_or("what it would have shown");
+        let how = if p.status == ProbeStatus::Absent { "did not run" } else { "ran in part" };
+        out.push(format!("the probe `{}` {how}: {hides}", p.name));
+    }
+    if m.state == State::Recording {
+        out.push("the accounting of losses: the recorder did not come to its end".to_owned());
+    }
+    let has_end = replay.certificates.iter().any(|c| c.snapshot == "end");
+    if !has_end && !tables.maps.is_empty() {
+        out.push(
+            "the replayed address space at the end: there is no snapshot of that time to compare with".to_owned(),
+        );
+    }
+    for (pid, _) in replay.processes.iter().filter(|(_, p)| !p.has_base) {
+        out.push(format!("mappings of process {pid} that are older than its first event: there is no snapshot of them"));
+    }
+    out.push("direct reclaim, compaction and swap inside single faults: no probe for them in this version".to_owned());
+    out.push("pages that appear without a fault (MAP_POPULATE, MADV_POPULATE, get_user_pages)".to_owned());
+    out
+}

@@ -1,0 +1,231 @@
+use mtrace_formats::tables::{OffCpu, OffCpuState, ProcessEvent, ProcessEventKind};
+use proptest::prelude::*;
+
+use super::super::activity::{Rows, threads};
+use super::*;
+use crate::model::LedgerWindow;
+
+const PID: u32 = 10;
+
+fn window(start_ns: i64, end_ns: i64, end_tid: u32) -> Placed {
+    Placed {
+        pid: PID,
+        end_tid,
+        window: LedgerWindow {
+            name: "w".to_owned(),
+            start_ns,
+            end_ns,
+            begins_with: String::new(),
+            ends_with: String::new(),
+            assumptions: Vec::new(),
+        },
+    }
+}
+
+fn fault(tid: u32, ts: i64, dur: i64) -> FaultRow {
+    FaultRow {
+        ts,
+        dur,
+        addr: 0,
+        pid: PID,
+        tid,
+        stack: NONE,
+        error_code: 6,
+        map_stack: NONE,
+        mapping: NONE,
+        release: NONE,
+        touch: TouchKind::AnonFirstTouch,
+        major: false,
+    }
+}
+
+fn off(tid: u32, ts: i64, dur: i64, state: OffCpuState) -> OffCpu {
+    OffCpu { ts, dur, pid: PID, tid, state }
+}
+
+fn io(tid: u32, ts: i64, dur: i64, call: IoCallKind, fd: i32, result: Option<u64>) -> IoCall {
+    IoCall {
+        ts,
+        dur,
+        pid: PID,
+        tid,
+        call,
+        fd: Some(fd),
+        socket: Some(true),
+        result,
+        errno: result.is_none().then_some(11),
+        first_byte: None,
+    }
+}
+
+fn event(tid: u32, ts: i64, kind: ProcessEventKind, parent: Option<u32>) -> ProcessEvent {
+    ProcessEvent { ts, pid: PID, tid, event: kind, parent, comm: None, path: None, status: None }
+}
+
+#[derive(Default)]
+struct World {
+    faults: Vec<FaultRow>,
+    io: Vec<IoCall>,
+    off_cpu: Vec<OffCpu>,
+    events: Vec<ProcessEvent>,
+    stw: Vec<Interval>,
+}
+
+impl World {
+    fn ledger(&mut self, placed: &Placed, off_cpu: bool) -> Ledger {
+        self.faults.sort_by_key(|f| f.ts);
+        self.io.sort_by_key(|c| c.ts);
+        self.off_cpu.sort_by_key(|o| o.ts);
+        let number = |i: usize| i as u32;
+        let rows = Rows {
+            faults: self.faults.iter().enumerate().map(|(i, f)| (number(i), f)).collect(),
+            calls: Vec::new(),
+            io: self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect(),
+            off_cpu: self.off_cpu.iter().collect(),
+            events: self.events.iter().collect(),
+        };
+        let network: Vec<&IoCall> = self.io.iter().collect();
+        let symbols = SymbolTable::default();
+        let sources = Sources {
+            faults: &self.faults,
+            calls: &[],
+            io: &self.io,
+            network: &network,
+            stw: &self.stw,
+            symbols: &symbols,
+            releasers: &[],
+            off_cpu,
+        };
+        split(placed, &threads(&rows), &sources).ledger
+    }
+}
+
+fn sums(l: &Ledger) -> i64 {
+    l.rows.iter().map(|r| r.wall_ns).sum()
+}
+
+#[test]
+fn a_fault_on_disk_is_a_fault_and_stop_the_world_comes_first() {
+    let mut w = World {
+        faults: vec![fault(1, 10, 30), fault(1, 60, 20)],
+        off_cpu: vec![off(1, 15, 20, OffCpuState::Uninterruptible), off(1, 85, 5, OffCpuState::Runnable)],
+        stw: vec![Interval { start: 70, end: 95, row: 0 }],
+        ..World::default()
+    };
+    let l = w.ledger(&window(0, 100, 1), true);
+    assert_eq!(l.wall_ns(LedgerCategory::GcStw), 25);
+    assert_eq!(l.wall_ns(LedgerCategory::Faults), 30 + 10);
+    assert_eq!(l.wall_ns(LedgerCategory::WaitingForCpu), 0);
+    // The thread is known from its first event to its last: before and after, nobody is.
+    assert_eq!(l.wall_ns(LedgerCategory::OnCpu), 20);
+    assert_eq!(l.wall_ns(LedgerCategory::Unexplained), 15);
+    assert_eq!(sums(&l), 100);
+    assert_eq!(l.rows.iter().find(|r| r.category == LedgerCategory::Faults).unwrap().count, Some(2));
+}
+
+#[test]
+fn the_work_of_the_thread_that_handed_over_is_found() {
+    // 1 reads the request and sleeps; 2 works (and faults) meanwhile and wakes 1, which writes.
+    let mut w = World {
+        faults: vec![fault(2, 1_000_000, 3_000_000)],
+        off_cpu: vec![
+            off(1, 500_000, 5_500_000, OffCpuState::Sleeping),
+            off(2, 0, 600_000, OffCpuState::Sleeping),
+            off(2, 5_990_000, 4_000_000, OffCpuState::Sleeping),
+            // A bystander that works for a short time.
+            off(3, 0, 5_000_000, OffCpuState::Sleeping),
+            off(3, 5_995_000, 10_000_000, OffCpuState::Sleeping),
+        ],
+        io: vec![io(1, 100, 100, IoCallKind::Read, 7, Some(90)), io(1, 6_500_000, 500_000, IoCallKind::Write, 7, Some(9))],
+        ..World::default()
+    };
+    let l = w.ledger(&window(200, 7_000_000, 1), true);
+    let tids: Vec<u32> = l.critical_threads.iter().map(|c| c.0).collect();
+    assert_eq!(tids, [1, 2, 1]);
+    assert_eq!(l.wall_ns(LedgerCategory::Faults), 3_000_000);
+    assert_eq!(l.wall_ns(LedgerCategory::Network), 500_000);
+    assert_eq!(sums(&l), 7_000_000 - 200);
+}
+
+#[test]
+fn waits_are_told_apart_by_what_ended_them() {
+    let ms = 1_000_000;
+    let sleep = |from: i64, to: i64| off(1, from * ms, (to - from) * ms, OffCpuState::Sleeping);
+    let mut w = World {
+        off_cpu: vec![sleep(10, 100), sleep(110, 150), sleep(160, 260)],
+        io: vec![
+            io(1, 5 * ms, 1000, IoCallKind::Accept, 3, None),
+            io(1, 100 * ms + 10, 1000, IoCallKind::Accept, 3, Some(7)),
+            io(1, 105 * ms, 1000, IoCallKind::Read, 7, None),
+            io(1, 150 * ms + 10, 1000, IoCallKind::Read, 7, Some(90)),
+            // A sleep that nothing recorded explains, and the answer after it.
+            io(1, 270 * ms, 1000, IoCallKind::Write, 7, Some(90)),
+        ],
+        events: vec![event(1, 0, ProcessEventKind::Exec, None)],
+        ..World::default()
+    };
+    let l = w.ledger(&window(0, 270 * ms + 1000, 1), true);
+    assert_eq!(l.wall_ns(LedgerCategory::WaitingForClient), 90 * ms);
+    let calls = 1000 * 5;
+    assert_eq!(l.wall_ns(LedgerCategory::Network), 40 * ms + calls);
+    assert_eq!(l.wall_ns(LedgerCategory::Unexplained), 100 * ms);
+    assert_eq!(sums(&l), 270 * ms + 1000);
+}
+
+#[test]
+fn a_new_thread_was_waited_for_by_nobody_but_its_creator() {
+    let mut w = World {
+        off_cpu: vec![off(1, 60, 100, OffCpuState::Sleeping)],
+        events: vec![
+            event(1, 0, ProcessEventKind::Exec, None),
+            event(2, 50, ProcessEventKind::Thread, Some(1)),
+            event(2, 100, ProcessEventKind::ThreadExit, None),
+        ],
+        ..World::default()
+    };
+    let l = w.ledger(&window(0, 100, 2), true);
+    assert_eq!(l.critical_threads, [(1, 0, 50), (2, 50, 100)]);
+    assert_eq!(l.wall_ns(LedgerCategory::OnCpu), 100);
+}
+
+#[test]
+fn without_times_off_the_cpu_the_rest_is_unexplained_and_said_so() {
+    let mut w = World { faults: vec![fault(1, 10, 30)], ..World::default() };
+    let l = w.ledger(&window(0, 100, 1), false);
+    assert_eq!(l.wall_ns(LedgerCategory::Unexplained), 70);
+    assert_eq!(l.wall_ns(LedgerCategory::OnCpu), 0);
+    assert!(l.window.assumptions.iter().any(|a| a.contains("were not recorded")));
+}
+
+fn state() -> impl Strategy<Value = OffCpuState> {
+    (0..OffCpuState::ALL.len()).prop_map(|i| OffCpuState::ALL[i])
+}
+
+proptest! {
+    #[test]
+    fn every_nanosecond_is_in_exactly_one_row(
+        faults in proptest::collection::vec((0_u32..4, 0_i64..2000, -1_i64..300), 0..40),
+        calls in proptest::collection::vec((0_u32..4, 0_i64..2000, 0_i64..300, 0_usize..8, 3_i32..6, proptest::bool::ANY), 0..40),
+        offs in proptest::collection::vec((0_u32..4, 0_i64..2000, 0_i64..600, state()), 0..40),
+        born in proptest::collection::vec((0_u32..4, 0_i64..2000, 0_u32..4), 0..4),
+        stw in (0_i64..2000, 0_i64..300),
+        span in (0_i64..2000, 0_i64..2000),
+        end_tid in 0_u32..5,
+        off_cpu in proptest::bool::ANY,
+    ) {
+        let mut w = World {
+            faults: faults.into_iter().map(|(t, ts, d)| fault(t, ts, d)).collect(),
+            io: calls
+                .into_iter()
+                .map(|(t, ts, d, k, fd, ok)| io(t, ts, d, IoCallKind::ALL[k], fd, ok.then_some(5)))
+                .collect(),
+            off_cpu: offs.into_iter().map(|(t, ts, d, s)| off(t, ts, d, s)).collect(),
+            events: born.into_iter().map(|(t, ts, p)| event(t, ts, ProcessEventKind::Thread, Some(p))).collect(),
+            stw: vec![Interval { start: stw.0, end: stw.0 + stw.1, row: 0 }],
+        };
+        let l = w.ledger(&window(span.0, span.0 + span.1, end_tid), off_cpu);
+        prop_assert_eq!(sums(&l), span.1);
+        prop_assert!(l.rows.iter().all(|r| r.wall_ns > 0));
+        prop_assert!(l.critical_threads.windows(2).all(|p| p[0].2 <= p[1].1));
+    }
+}

@@ -1,0 +1,24 @@
+//! What an analysis consists of: plain data, produced by the joins and rules, shown by the report, written as JSON.
+//!
+//! Times are CLOCK_MONOTONIC ns unless a field says otherwise; `*_ns` are durations. Null is "not measured".
+
+mod address_space;
+mod faults;
+mod finding;
+mod gc;
+mod ledger;
+mod overview;
+mod timeline;
+
+pub use address_space::{AddressSpace, GapClass, GapHistogram, GapPoint, GrowthByOwner};
+pub use faults::{Churn, ChurnGroup, EnomemGroup, FaultGroup, FaultKindTotals, FaultTables, LatencyHistogram, TouchKind};
+pub use finding::{
+    CodeLocation, Confidence, Cost, Evidence, Finding, Fix, LookAlike, NamedStack, RuledOut,
+    StackFrame, Verdict, VerdictKind,
+};
+pub use gc::{GcCycle, GcPhase, GcPhaseRow, GcTable, StackBytes};
+pub use ledger::{Ledger, LedgerCategory, LedgerRow, LedgerWindow};
+pub use overview::{
+    Analysis, CaptureFacts, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate, Trust,
+};
+pub use timeline::{Band, Envelope, Series, Timeline};

@@ -1,0 +1,155 @@
+//! The answer in a terminal, right after `mtrace analyze`.
+
+use crate::model::{Analysis, VerdictKind};
+use crate::report::escape::terminal as safe;
+use crate::report::format;
+use crate::report::summary::{self, TrustSummary};
+
+/// Longest line; longer sentences are wrapped.
+const COLUMNS: usize = 100;
+/// Width of the labels at the left.
+const LABEL: usize = 12;
+/// Lines of one entry; the page has the rest.
+const LINES: usize = 4;
+const BOLD: &str = "\u{1b}[1m";
+const DIM: &str = "\u{1b}[2m";
+const RESET: &str = "\u{1b}[0m";
+
+/// The verdict in six to ten lines and no more than fit one screen. Control characters of names are shown, not sent.
+pub fn terminal(analysis: &Analysis, colour: bool) -> String {
+    let v = &analysis.verdict;
+    let mut out = Lines { text: String::new(), colour };
+    out.headline(v.kind, &format!("{} (confidence {})", summary::kind_label(v.kind), format::confidence(v.confidence)));
+    out.entry("", &summary::sentence(v));
+    if let Some(action) = &v.action {
+        out.entry("do", action);
+    }
+    if let Some(finding) = summary::main_finding(analysis) {
+        if let Some(location) = &finding.location {
+            out.entry("where", &format::location(location));
+        }
+        if let Some(gain) = summary::gain(&finding.fix) {
+            out.entry("gains", &gain);
+        }
+    }
+    if !v.confidence_reasons.is_empty() {
+        out.entry("confidence", &v.confidence_reasons.join("; "));
+    }
+    out.causes(analysis);
+    out.ledger(analysis);
+    out.entry("trust", &TrustSummary::new(analysis).line());
+    out.text
+}
+
+struct Lines {
+    text: String,
+    colour: bool,
+}
+
+impl Lines {
+    fn headline(&mut self, kind: VerdictKind, text: &str) {
+        let code = match kind {
+            VerdictKind::Memory => "\u{1b}[1;31m",
+            VerdictKind::NotMemory => "\u{1b}[1;34m",
+            VerdictKind::Unexplained => "\u{1b}[1;33m",
+            VerdictKind::NothingFound => "\u{1b}[1;32m",
+        };
+        self.paint(code, text);
+        self.text.push('\n');
+    }
+
+    fn entry(&mut self, label: &str, text: &str) {
+        let (indent, style) = if label.is_empty() { (0, BOLD) } else { (LABEL, "") };
+        let lines = wrap(&safe(text), COLUMNS - indent, LINES);
+        for (i, line) in lines.iter().enumerate() {
+            match i {
+                _ if indent == 0 => {}
+                0 => self.paint(DIM, &format!("{label:<LABEL$}")),
+                _ => self.text.push_str(&" ".repeat(LABEL)),
+            }
+            self.paint(style, line);
+            self.text.push('\n');
+        }
+    }
+
+    fn paint(&mut self, style: &str, text: &str) {
+        if self.colour && !style.is_empty() {
+            self.text.extend([style, text, RESET]);
+        } else {
+            self.text.push_str(text);
+        }
+    }
+
+    fn causes(&mut self, analysis: &Analysis) {
+        let titles = |items: Vec<&str>| items.join(", ");
+        let also: Vec<String> = summary::runners_up(analysis)
+            .iter()
+            .map(|f| match summary::cost(f) {
+                Some(cost) => format!("{}: {cost}", f.title),
+                None => f.title.clone(),
+            })
+            .collect();
+        let ruled_out = titles(summary::ruled_out(analysis).map(|r| r.cause.as_str()).collect());
+        let not_checked = titles(summary::not_checked(analysis).map(|r| r.cause.as_str()).collect());
+        for (label, text) in [("also", also.join("; ")), ("ruled out", ruled_out), ("not checked", not_checked)] {
+            if !text.is_empty() {
+                self.entry(label, &text);
+            }
+        }
+    }
+
+    fn ledger(&mut self, analysis: &Analysis) {
+        let Some(ledger) = analysis.ledgers.first() else { return };
+        let total = ledger.total_ns();
+        let rows: Vec<String> = ledger
+            .rows
+            .iter()
+            .map(|r| format!("{} {}", format::category(r.category), format::share(r.wall_ns as f64, total as f64)))
+            .collect();
+        self.entry("time", &format!("{}, {}: {}", ledger.window.name, format::duration(total), rows.join(", ")));
+    }
+}
+
+/// Breaks a text at blanks; what does not fit into the lines ends with `…`.
+fn wrap(text: &str, width: usize, max_lines: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split_whitespace() {
+        for piece in pieces(word, width) {
+            let current = lines.last_mut().map_or(0, |l| l.chars().count());
+            if current > 0 && current + 1 + piece.chars().count() > width {
+                lines.push(String::new());
+            }
+            if let Some(line) = lines.last_mut() {
+                if !line.is_empty() {
+                    line.push(' ');
+                }
+                line.push_str(&piece);
+            }
+        }
+    }
+    if lines.len() > max_lines {
+        lines.truncate(max_lines);
+        if let Some(last) = lines.last_mut() {
+            last.push_str(" …");
+        }
+    }
+    lines
+}
+
+/// A word longer than a line, in pieces.
+fn pieces(word: &str, width: usize) -> Vec<String> {
+    let chars: Vec<char> = word.chars().collect();
+    chars.chunks(width.max(1)).map(|c| c.iter().collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrapping_breaks_at_blanks_and_cuts_endless_words() {
+        assert_eq!(wrap("aa bb cc", 5, 9), ["aa bb", "cc"]);
+        assert_eq!(wrap("aaaaaaa b", 3, 9), ["aaa", "aaa", "a b"]);
+        assert_eq!(wrap("a b c d", 1, 2), ["a", "b …"]);
+    }
+}

@@ -1,0 +1,222 @@
+//! The sentences that several formats share.
+
+use crate::model::{Analysis, Finding, Fix, FlameGraph, Ledger, RuledOut, Trust, Verdict, VerdictKind};
+
+use super::format;
+
+/// What kind of answer it is, in the words of a headline.
+pub(super) fn kind_label(kind: VerdictKind) -> &'static str {
+    match kind {
+        VerdictKind::Memory => "Memory is the cause",
+        VerdictKind::NotMemory => "Not memory",
+        VerdictKind::Unexplained => "Unexplained",
+        VerdictKind::NothingFound => "Nothing slow found",
+    }
+}
+
+/// The finding behind the verdict.
+pub(super) fn main_finding(analysis: &Analysis) -> Option<&Finding> {
+    let code = analysis.verdict.finding.as_ref()?;
+    analysis.findings.iter().find(|f| f.code == *code)
+}
+
+/// All other findings, in their order.
+pub(super) fn runners_up(analysis: &Analysis) -> Vec<&Finding> {
+    let main = main_finding(analysis);
+    analysis.findings.iter().filter(|f| !main.is_some_and(|m| std::ptr::eq(m, *f))).collect()
+}
+
+/// All findings, the verdict's first: the reader comes from there.
+pub(super) fn ranked(analysis: &Analysis) -> Vec<&Finding> {
+    main_finding(analysis).into_iter().chain(runners_up(analysis)).collect()
+}
+
+/// The verdict's sentence without the words that stand above it already.
+pub(super) fn sentence(verdict: &Verdict) -> String {
+    let label = kind_label(verdict.kind);
+    let rest = verdict.sentence.strip_prefix(label).and_then(|r| r.strip_prefix([':', '.'])).map(str::trim_start);
+    match rest.filter(|r| !r.is_empty()) {
+        Some(rest) => capitalised(rest),
+        None => verdict.sentence.clone(),
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// True if a text has said something already, but for its first letter and its full stop.
+pub(super) fn says(text: Option<&str>, something: &str) -> bool {
+    let plain = |s: &str| s.trim().trim_end_matches('.').to_lowercase();
+    text.is_some_and(|t| plain(t).contains(&plain(something)))
+}
+
+/// Causes that were checked and are not there.
+pub(super) fn ruled_out(analysis: &Analysis) -> impl Iterator<Item = &RuledOut> {
+    analysis.ruled_out.iter().filter(|r| r.checked)
+}
+
+/// Causes that could not be checked.
+pub(super) fn not_checked(analysis: &Analysis) -> impl Iterator<Item = &RuledOut> {
+    analysis.ruled_out.iter().filter(|r| !r.checked)
+}
+
+/// `212 ms of 286 ms (74 %) of the first request`; null if the cost is not time.
+pub(super) fn cost(finding: &Finding) -> Option<String> {
+    let cost = finding.cost.as_ref()?;
+    Some(format!(
+        "{} of {} ({}), {}",
+        format::duration(cost.wall_ns),
+        format::duration(cost.window_ns),
+        format::share(cost.wall_ns as f64, cost.window_ns as f64),
+        cost.window
+    ))
+}
+
+/// What the fix gains: `190–230 ms`; null if it cannot be bounded.
+pub(super) fn gain(fix: &Fix) -> Option<String> {
+    match (fix.gain_low_ns, fix.gain_high_ns) {
+        (Some(low), Some(high)) => Some(format::duration_range(low.min(high), high.max(low))),
+        (Some(low), None) => Some(format!("at least {}", format::duration(low))),
+        (None, Some(high)) => Some(format!("at most {}", format::duration(high))),
+        (None, None) => None,
+    }
+}
+
+/// What is left of the window after the fix: `56–96 ms`.
+pub(super) fn left_after_fix(finding: &Finding) -> Option<String> {
+    let window = finding.cost.as_ref()?.window_ns;
+    let (low, high) = (finding.fix.gain_low_ns?, finding.fix.gain_high_ns?);
+    let left = |gain: i64| window.saturating_sub(gain).max(0);
+    Some(format::duration_range(left(low.max(high)), left(low.min(high))))
+}
+
+/// Name of a graph's SVG file. The name is one of ours, but nothing but a plain name may become a path.
+pub(super) fn svg_file(graph: &FlameGraph) -> String {
+    let plain: String = graph
+        .id
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
+        .take(64)
+        .collect();
+    format!("{}.svg", if plain.is_empty() { "graph" } else { &plain })
+}
+
+/// True if a graph has anything to draw.
+pub(super) fn has_weight(graph: &FlameGraph) -> bool {
+    graph.folded.iter().any(|(_, weight)| *weight > 0)
+}
+
+/// The moment that times are relative to: the begin of the most important window.
+pub(super) fn zero_ns(analysis: &Analysis) -> i64 {
+    analysis.ledgers.first().map_or(analysis.capture.start_ns, |l| l.window.start_ns)
+}
+
+/// What zero is, in words.
+pub(super) fn zero_name(analysis: &Analysis) -> String {
+    match analysis.ledgers.first() {
+        Some(Ledger { window, .. }) => format!("0 is the begin of the {}: {}", window.name, window.begins_with),
+        None => "0 is the begin of the capture".to_owned(),
+    }
+}
+
+/// Events that were lost, of all probes.
+pub(super) fn lost_events(trust: &Trust) -> u64 {
+    trust.losses.iter().fold(0_u64, |sum, l| sum.saturating_add(l.2))
+}
+
+/// Probes whose events do not add up.
+pub(super) fn unbalanced(trust: &Trust) -> impl Iterator<Item = &(String, u64, u64, u64)> {
+    trust.accounts.iter().filter(|(_, seen, written, lost)| *seen != written.saturating_add(*lost))
+}
+
+/// Why the report deserves trust, or less of it, in short clauses.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct TrustSummary {
+    /// What speaks for it.
+    pub good: Vec<String>,
+    /// What speaks against it.
+    pub bad: Vec<String>,
+}
+
+impl TrustSummary {
+    pub(super) fn new(analysis: &Analysis) -> Self {
+        let mut out = Self::default();
+        out.replay(&analysis.trust);
+        out.losses(&analysis.trust);
+        out.coverage(&analysis.trust);
+        out.completeness(analysis);
+        out
+    }
+
+    /// One line for Markdown and the terminal.
+    pub(super) fn line(&self) -> String {
+        self.bad.iter().chain(&self.good).map(String::as_str).collect::<Vec<_>>().join("; ")
+    }
+
+    fn replay(&mut self, trust: &Trust) {
+        let all = trust.replay.len();
+        let equal = trust.replay.iter().filter(|r| r.equal).count();
+        match (all, equal) {
+            (0, _) => self.bad.push("no snapshot to check the replay against".to_owned()),
+            (all, equal) if all == equal => {
+                self.good.push(format!("replay equals the kernel's own map in {equal} of {all} snapshots"));
+            }
+            _ => {
+                let sum = |f: fn(&crate::model::ReplayCertificate) -> u64| {
+                    trust.replay.iter().fold(0_u64, |sum, r| sum.saturating_add(f(r)))
+                };
+                let part = format::share_of((sum(|r| r.agreeing_bytes), sum(|r| r.snapshot_bytes)));
+                self.bad.push(format!("replay equals {equal} of {all} snapshots ({part} of the bytes agree)"));
+            }
+        }
+    }
+
+    fn losses(&mut self, trust: &Trust) {
+        let lost = lost_events(trust);
+        let odd = unbalanced(trust).count();
+        if lost > 0 {
+            self.bad.push(format!("{} lost", format::counted(lost, "event", "events")));
+        }
+        if odd > 0 {
+            self.bad.push(format!("the accounts of {} do not balance", format::counted(odd as u64, "probe", "probes")));
+        }
+        if lost == 0 && odd == 0 {
+            match trust.accounts.is_empty() {
+                true => self.bad.push("no account of what was lost".to_owned()),
+                false => self.good.push("nothing lost".to_owned()),
+            }
+        }
+    }
+
+    fn coverage(&mut self, trust: &Trust) {
+        let parts = [
+            (trust.faults_charged, "faults charged to a mapping"),
+            (trust.faults_timed, "faults timed"),
+            (trust.frames_named, "frames named"),
+        ];
+        for ((part, whole), what) in parts {
+            if whole > 0 {
+                // Below nine tenths a missing part can hide the cause.
+                let list = if part as f64 >= 0.9 * whole as f64 { &mut self.good } else { &mut self.bad };
+                list.push(format!("{} of {what}", format::share_of((part, whole))));
+            }
+        }
+    }
+
+    fn completeness(&mut self, analysis: &Analysis) {
+        let trust = &analysis.trust;
+        if !analysis.capture.complete {
+            self.bad.push("the recorder was killed before it closed the capture".to_owned());
+        }
+        if !trust.damage.is_empty() {
+            self.bad
+                .push(format!("capture damaged in {}", format::counted(trust.damage.len() as u64, "place", "places")));
+        }
+        let missing: Vec<&str> = trust.probes.iter().filter(|p| p.status != "ran").map(|p| p.name.as_str()).collect();
+        if !missing.is_empty() {
+            self.bad.push(format!("probes not or only partly there: {}", missing.join(", ")));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What several rules need: the window that matters, what limits confidence, texts.
+
+use crate::context::Joined;
+use crate::model::{CodeLocation, Confidence, Ledger, LookAlike, RuledOut};
+use crate::units;
+
+/// The ledger of the window that matters most: the first one (windows are ordered by the joins).
+pub(super) fn main_ledger(joined: &Joined) -> Option<&Ledger> {
+    joined.ledgers.iter().find(|l| l.total_ns() > 0)
+}
+
+/// True if the probe ran, at least in part.
+pub(super) fn probe_ran(joined: &Joined, name: &str) -> bool {
+    joined.trust.probes.iter().any(|p| p.name == name && p.status != "absent")
+}
+
+/// Lowers a confidence for everything that weakens what a probe says, and gives the reasons.
+pub(super) struct Doubt {
+    confidence: Confidence,
+    reasons: Vec<String>,
+}
+
+impl Doubt {
+    /// Starts without doubt.
+    pub(super) fn new() -> Self {
+        Self { confidence: Confidence::High, reasons: Vec::new() }
+    }
+
+    /// A fact that supports the claim.
+    pub(super) fn supported(&mut self, reason: impl Into<String>) {
+        self.reasons.push(reason.into());
+    }
+
+    /// A fact that limits the confidence.
+    pub(super) fn at_most(&mut self, confidence: Confidence, reason: impl Into<String>) {
+        self.confidence = self.confidence.min(confidence);
+        self.reasons.push(reason.into());
+    }
+
+    /// Looks at the accounting of a probe.
+    pub(super) fn accounting(&mut self, joined: &Joined, probe: &str) {
+        let lost: u64 =
+            joined.trust.accounts.iter().filter(|(p, ..)| p == probe).map(|(.., lost)| lost).sum();
+        let seen: u64 =
+            joined.trust.accounts.iter().filter(|(p, ..)| p == probe).map(|(_, seen, ..)| seen).sum();
+        if !joined.capture.complete {
+            self.at_most(Confidence::Medium, "the recorder was killed: its final accounting is missing");
+        } else if lost == 0 {
+            self.supported(format!("{} events of `{probe}` seen, none lost", units::count(seen)));
+        } else {
+            let level = if lost * 100 > seen { Confidence::Low } else { Confidence::Medium };
+            self.at_most(
+                level,
+                format!("{} of {} events of `{probe}` were lost", units::count(lost), units::count(seen)),
+            );
+        }
+    }
+
+    /// Looks at how many faults the replay could place and time.
+    pub(super) fn fault_coverage(&mut self, joined: &Joined) {
+        for (what, (part, all)) in [
+            ("charged to a mapping", joined.trust.faults_charged),
+            ("timed", joined.trust.faults_timed),
+        ] {
+            let share = if all == 0 { 1.0 } else { part as f64 / all as f64 };
+            let text = format!("{} of the faults {what}", percent(share));
+            if share >= 0.99 {
+                self.supported(text);
+            } else {
+                self.at_most(if share >= 0.9 { Confidence::Medium } else { Confidence::Low }, text);
+            }
+        }
+    }
+
+    /// The result.
+    pub(super) fn finish(self) -> (Confidence, Vec<String>) {
+        (self.confidence, self.reasons)
+    }
+}
+
+/// `function (file.go:12)`, or a placeholder.
+pub(super) fn place(location: Option<&CodeLocation>) -> String {
+    location.map_or_else(|| "an unknown place".to_owned(), units::location)
+}
+
+/// A ratio as `97 %`.
+pub(super) fn percent(ratio: f64) -> String {
+    units::share(ratio, 1.0)
+}
+
+/// "Ruled out", after having looked.
+pub(super) fn ruled_out(code: &str, cause: &str, why: impl Into<String>) -> RuledOut {
+    RuledOut { code: code.to_owned(), cause: cause.to_owned(), why: why.into(), checked: true }
+}
+
+/// "Could not be checked".
+pub(super) fn not_checked(code: &str, cause: &str, why: impl Into<String>) -> RuledOut {
+    RuledOut { code: code.to_owned(), cause: cause.to_owned(), why: why.into(), checked: false }
+}
+
+/// Reclaim as a look-alike of anything that makes faults slow.
+pub(super) fn reclaim_look_alike(joined: &Joined) -> LookAlike {
+    let cause = "direct reclaim or memory pressure made the faults slow".to_owned();
+    match joined.memory_pressure_us() {
+        Some(0) => LookAlike {
+            cause,
+            observation: "PSI: no task waited for memory during the capture".to_owned(),
+            excluded: true,
+        },
+        Some(us) => LookAlike {
+            cause,
+            observation: format!(
+                "PSI: some task on the host or in the cgroup waited {} for memory during the capture",
+                units::duration(i64::try_from(us).unwrap_or(i64::MAX / 1000).saturating_mul(1000))
+            ),
+            excluded: false,
+        },
+        None => LookAlike {
+            cause,
+            observation: "neither reclaim nor PSI was recorded on this host".to_owned(),
+            excluded: false,
+        },
+    }
+}

@@ -1,0 +1,237 @@
+use super::common::{Doubt, main_ledger, not_checked, place, probe_ran, reclaim_look_alike, ruled_out};
+use super::{Outcome, rule};
+use crate::context::Joined;
+use crate::model::{
+    Confidence, Cost, Evidence, FaultGroup, Finding, Fix, Ledger, LedgerCategory, LookAlike, NamedStack, TouchKind,
+};
+use crate::units;
+
+const CODE: &str = "first-touch-faults";
+const CAUSE: &str = "first touch of fresh memory on the request path";
+
+/// Part of the window below which it is not worth a finding.
+const MIN_SHARE: f64 = 0.10;
+/// Fewer faults than this are ordinary.
+const MIN_FAULTS: u64 = 256;
+
+rule! {
+    /// **First-touch fault storm.** Memory that was mapped earlier (at start, by a cache, by an arena) is touched for
+    /// the first time while somebody waits: every 4 KiB page costs a page fault, in which the kernel finds and zeroes
+    /// a page. mmap itself is cheap and maps nothing, so the bill comes with the first request after a deploy.
+    ///
+    /// *Found when* first-touch faults on anonymous memory take at least 10 % of the window (and there are at least
+    /// 256 of them). The claim names who touched and who mapped.
+    ///
+    /// *Looks like*: purge–refault churn (there the same pages fault again and again), swap-in or thrash (there the
+    /// faults are major), reclaim (there a few faults take very long and PSI rises).
+    ///
+    /// *What to do*: touch the memory before the service says it is ready (AlwaysPreTouch for a JVM, a loop that
+    /// writes one byte per page, MAP_POPULATE for memory that you map yourself; Go's heap cannot be populated by
+    /// mmap flags), or have less of it, or back it by huge pages. Populating moves the cost to start-up, it does not
+    /// remove it.
+    pub struct FirstTouchFaults(CODE, check);
+}
+
+fn check(joined: &Joined) -> Outcome {
+    let Some(ledger) = main_ledger(joined) else {
+        return Outcome::RuledOut(not_checked(CODE, CAUSE, "the capture holds no window to look at"));
+    };
+    if !probe_ran(joined, "faults") {
+        return Outcome::RuledOut(not_checked(CODE, CAUSE, "page faults were not recorded"));
+    }
+    let window = ledger.window.name.as_str();
+    let found: Vec<Finding> = joined
+        .faults
+        .groups
+        .iter()
+        .filter(|g| g.pid == ledger.pid && g.kind == TouchKind::AnonFirstTouch)
+        .filter_map(|g| finding(joined, ledger, g))
+        .collect();
+    if found.is_empty() {
+        let (n, ns) = joined
+            .faults
+            .groups
+            .iter()
+            .filter(|g| g.pid == ledger.pid && g.kind == TouchKind::AnonFirstTouch)
+            .map(|g| in_window(g, window))
+            .fold((0, 0), |(n, ns), (gn, gns)| (n + gn, ns + gns));
+        return Outcome::RuledOut(ruled_out(
+            CODE,
+            CAUSE,
+            format!("{} first-touch faults in the {window}, {} in all", units::count(n), units::duration(ns)),
+        ));
+    }
+    Outcome::Found(found)
+}
+
+fn in_window(group: &FaultGroup, window: &str) -> (u64, i64) {
+    group.in_windows.iter().find(|(name, ..)| name == window).map_or((0, 0), |(_, n, ns)| (*n, *ns))
+}
+
+/// Wall time of the group's faults on the critical path of the window.
+fn on_critical_path(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> i64 {
+    joined
+        .shares_of(ledger, LedgerCategory::Faults)
+        .filter(|s| s.kind == Some(group.kind) && s.who == group.toucher && s.mapper == group.mapper)
+        .map(|s| s.wall_ns)
+        .sum()
+}
+
+fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Finding> {
+    let (faults, group_ns) = in_window(group, &ledger.window.name);
+    let wall_ns = on_critical_path(joined, ledger, group);
+    let cost = Cost { wall_ns, window_ns: ledger.total_ns(), window: ledger.window.name.clone() };
+    if faults < MIN_FAULTS || cost.share() < MIN_SHARE {
+        return None;
+    }
+    let mean = group_ns / i64::try_from(faults.max(1)).unwrap_or(1);
+    let mut doubt = Doubt::new();
+    doubt.accounting(joined, "faults");
+    doubt.fault_coverage(joined);
+    if group.toucher.is_none() {
+        doubt.at_most(Confidence::Medium, "the code that touched could not be named");
+    }
+    let (confidence, confidence_reasons) = doubt.finish();
+    let who = place(group.toucher.as_ref());
+    let claim = format!(
+        "the {} spent {} of {} in {} first-touch page faults in {who}: memory mapped by {} is touched there for the first time",
+        ledger.window.name,
+        units::duration(wall_ns),
+        units::duration(cost.window_ns),
+        units::count(faults),
+        mapped_by(group),
+    );
+    Some(Finding {
+        code: CODE.to_owned(),
+        title: "First-touch fault storm".to_owned(),
+        claim,
+        pid: group.pid,
+        confidence,
+        confidence_reasons,
+        location: group.toucher.clone(),
+        evidence: evidence(ledger, group, faults, group_ns, mean),
+        against: against(joined, group, mean),
+        look_alikes: look_alikes(joined, ledger),
+        stacks: stacks(group, faults, group_ns),
+        fix: fix(joined, group, faults, wall_ns),
+        cost: Some(cost),
+    })
+}
+
+fn mapped_by(group: &FaultGroup) -> String {
+    match &group.mapper {
+        Some(_) => place(group.mapper.as_ref()),
+        None => "the program before the recording began, or by exec".to_owned(),
+    }
+}
+
+fn evidence(ledger: &Ledger, group: &FaultGroup, faults: u64, ns: i64, mean: i64) -> Vec<Evidence> {
+    let (start, end) = (ledger.window.start_ns, ledger.window.end_ns);
+    let query = format!(
+        "SELECT count(*), sum(dur) FROM 'CAPTURE/faults/*.parquet' WHERE pid = {} AND kind = 'minor' AND ts BETWEEN {start} AND {end}",
+        group.pid
+    );
+    vec![
+        Evidence {
+            what: format!("first-touch faults of this code in the {}", ledger.window.name),
+            value: format!("{}, {} in all, {} each", units::count(faults), units::duration(ns), units::duration(mean)),
+            query: Some(query),
+        },
+        Evidence {
+            what: "distinct pages behind all its faults in the capture".to_owned(),
+            value: format!(
+                "{} pages ({}), {} faults",
+                units::count(group.pages),
+                units::bytes(group.pages * 4096),
+                units::count(group.faults)
+            ),
+            query: None,
+        },
+    ]
+}
+
+fn against(joined: &Joined, group: &FaultGroup, mean: i64) -> Vec<String> {
+    let mut out = Vec::new();
+    if group.faults > group.pages + group.pages / 20 {
+        out.push(format!(
+            "{} faults on {} pages: some pages faulted more than once",
+            units::count(group.faults),
+            units::count(group.pages)
+        ));
+    }
+    // A plain first touch takes 0.5 to 3 µs; the kernel facts in docs/measurements.md.
+    if mean > 20_000 {
+        out.push(format!("{} each is slow for a plain first touch: see the look-alikes", units::duration(mean)));
+    }
+    if joined.capture.thp_enabled.as_deref() == Some("always") {
+        out.push("transparent huge pages are always on: one fault may bring in 2 MiB".to_owned());
+    }
+    out
+}
+
+fn look_alikes(joined: &Joined, ledger: &Ledger) -> Vec<LookAlike> {
+    let count = |kind: TouchKind| -> u64 {
+        joined
+            .faults
+            .groups
+            .iter()
+            .filter(|g| g.pid == ledger.pid && g.kind == kind)
+            .map(|g| in_window(g, &ledger.window.name).0)
+            .sum()
+    };
+    let refaults = count(TouchKind::AnonRefault);
+    let majors = count(TouchKind::AnonMajor) + count(TouchKind::FileMajor);
+    vec![
+        LookAlike {
+            cause: "purge–refault churn: pages given back and touched again".to_owned(),
+            observation: format!("{} faults in the window hit pages that had been given back", units::count(refaults)),
+            excluded: refaults * 20 < count(TouchKind::AnonFirstTouch),
+        },
+        LookAlike {
+            cause: "swap-in or reading files: major faults".to_owned(),
+            observation: format!("{} major faults in the window", units::count(majors)),
+            excluded: majors * 20 < count(TouchKind::AnonFirstTouch),
+        },
+        reclaim_look_alike(joined),
+    ]
+}
+
+fn stacks(group: &FaultGroup, faults: u64, ns: i64) -> Vec<NamedStack> {
+    let mut out = vec![NamedStack {
+        title: "touched by".to_owned(),
+        weight: format!("{} faults, {}", units::count(faults), units::duration(ns)),
+        frames: group.touch_stack.clone(),
+    }];
+    if !group.map_stack.is_empty() {
+        out.push(NamedStack {
+            title: "mapped by".to_owned(),
+            weight: group.mapping.clone(),
+            frames: group.map_stack.clone(),
+        });
+    }
+    out
+}
+
+fn fix(joined: &Joined, group: &FaultGroup, faults: u64, wall_ns: i64) -> Fix {
+    let median = joined
+        .faults
+        .kinds
+        .iter()
+        .find(|k| k.pid == group.pid && k.kind == TouchKind::AnonFirstTouch)
+        .and_then(|k| k.latency.p50_ns);
+    let low = median.map(|m| wall_ns.min(m.saturating_mul(i64::try_from(faults).unwrap_or(i64::MAX))));
+    Fix {
+        what: format!(
+            "touch the {} that {} fills before the service says it is ready (write one byte per page), or fill it at start",
+            units::bytes(group.pages * 4096),
+            place(group.toucher.as_ref())
+        ),
+        gain_low_ns: low,
+        gain_high_ns: Some(wall_ns),
+        caution: Some(format!(
+            "the faults move to start-up and take about {} there; resident memory rises to {} before the first request",
+            units::duration(wall_ns),
+            units::bytes(group.pages * 4096)
+        )),
+    }
+}

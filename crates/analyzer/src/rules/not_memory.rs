@@ -1,0 +1,157 @@
+use super::common::{Doubt, main_ledger, not_checked, percent, probe_ran, ruled_out};
+use super::{Outcome, rule};
+use crate::context::Joined;
+use crate::model::{Confidence, Cost, Evidence, Finding, Fix, Ledger, LedgerCategory, LookAlike};
+use crate::units;
+
+/// Code of the rule; the verdict treats it as an answer of its own kind.
+pub(crate) const CODE: &str = "not-memory";
+const CAUSE: &str = "something other than memory";
+
+/// Memory's part of the window above which "not memory" is not claimed.
+const MAX_MEMORY_SHARE: f64 = 0.05;
+/// The part of the window that the other cause must explain.
+const MIN_OTHER_SHARE: f64 = 0.5;
+
+rule! {
+    /// **Not memory.** The window was watched, and memory did not make it slow: the time went into waiting for the
+    /// network, for files, for a CPU, or into the program's own computing. This is an answer: stop looking at memory.
+    ///
+    /// *Found when* page faults, memory calls and stop-the-world together take at most 5 % of the window and one other
+    /// recorded category explains at least half of it, with the probes for faults, memory calls and off-CPU time all
+    /// running and nothing lost. Time that no probe explains never counts for it: that is "unexplained".
+    ///
+    /// *Looks like*: slow memory that no kernel event shows (late backing by a hypervisor, NUMA distance, cache misses
+    /// while computing). These are part of the on-CPU time and a CPU profile shows where.
+    ///
+    /// *What to do*: look at the category named.
+    pub struct NotMemory(CODE, check);
+}
+
+fn check(joined: &Joined) -> Outcome {
+    let Some(ledger) = main_ledger(joined) else {
+        return Outcome::RuledOut(not_checked(CODE, CAUSE, "the capture holds no window to look at"));
+    };
+    for probe in ["faults", "memory_calls", "off_cpu"] {
+        if !probe_ran(joined, probe) {
+            return Outcome::RuledOut(not_checked(CODE, CAUSE, format!("the probe `{probe}` did not run")));
+        }
+    }
+    let total = ledger.total_ns();
+    let memory = memory_ns(ledger);
+    let share = memory as f64 / total as f64;
+    let Some(other) = other(ledger) else {
+        return Outcome::RuledOut(ruled_out(CODE, CAUSE, "no category other than memory has a share"));
+    };
+    let other_ns = ledger.wall_ns(other);
+    if share > MAX_MEMORY_SHARE || (other_ns as f64) < MIN_OTHER_SHARE * total as f64 {
+        return Outcome::RuledOut(ruled_out(
+            CODE,
+            CAUSE,
+            format!("memory took {} of the {}, {} took {}", percent(share), ledger.window.name, name(other), percent(other_ns as f64 / total as f64)),
+        ));
+    }
+    Outcome::Found(vec![finding(joined, ledger, other, memory)])
+}
+
+/// Wall time that is memory's.
+pub(crate) fn memory_ns(ledger: &Ledger) -> i64 {
+    [LedgerCategory::Faults, LedgerCategory::MemoryCalls, LedgerCategory::GcStw].iter().map(|c| ledger.wall_ns(*c)).sum()
+}
+
+/// The largest category that is neither memory nor unexplained.
+fn other(ledger: &Ledger) -> Option<LedgerCategory> {
+    ledger
+        .rows
+        .iter()
+        .filter(|r| {
+            !matches!(
+                r.category,
+                LedgerCategory::Faults | LedgerCategory::MemoryCalls | LedgerCategory::GcStw | LedgerCategory::Unexplained
+            )
+        })
+        .max_by_key(|r| r.wall_ns)
+        .map(|r| r.category)
+}
+
+fn name(category: LedgerCategory) -> &'static str {
+    match category {
+        LedgerCategory::FileIo => "waiting for files",
+        LedgerCategory::Network => "waiting for the network",
+        LedgerCategory::WaitingForClient => "waiting for a client",
+        LedgerCategory::WaitingForCpu => "waiting for a CPU",
+        LedgerCategory::OnCpu => "the program's own computing",
+        LedgerCategory::Faults => "page faults",
+        LedgerCategory::MemoryCalls => "memory calls",
+        LedgerCategory::GcStw => "stop-the-world",
+        LedgerCategory::Unexplained => "nothing that was recorded",
+    }
+}
+
+fn advice(category: LedgerCategory) -> &'static str {
+    match category {
+        LedgerCategory::FileIo => "look at the files and the disk: which file, which call",
+        LedgerCategory::Network => "look at the other side of the connection: DNS, TLS, database, upstream",
+        LedgerCategory::WaitingForClient => "nothing was asked of the service in this time",
+        LedgerCategory::WaitingForCpu => "look at CPU limits and throttling (cpu.stat, CFS quota) and at the neighbours",
+        _ => "take a CPU profile of the window",
+    }
+}
+
+fn finding(joined: &Joined, ledger: &Ledger, other: LedgerCategory, memory: i64) -> Finding {
+    let total = ledger.total_ns();
+    let mut doubt = Doubt::new();
+    for probe in ["faults", "memory_calls", "off_cpu"] {
+        doubt.accounting(joined, probe);
+    }
+    if !ledger.window.assumptions.is_empty() {
+        doubt.supported(format!("the window was placed by assumption: {}", ledger.window.assumptions.join("; ")));
+    }
+    if other == LedgerCategory::OnCpu {
+        doubt.at_most(Confidence::Medium, "cache misses and NUMA distance hide in computing time");
+    }
+    let (confidence, confidence_reasons) = doubt.finish();
+    let other_ns = ledger.wall_ns(other);
+    let explained = total - ledger.wall_ns(LedgerCategory::Unexplained);
+    Finding {
+        code: CODE.to_owned(),
+        title: "Not memory".to_owned(),
+        claim: format!(
+            "memory took {} of the {} ({} of {}); {} took {}",
+            percent(memory as f64 / total.max(1) as f64),
+            ledger.window.name,
+            units::duration(memory),
+            units::duration(total),
+            name(other),
+            units::duration(other_ns),
+        ),
+        pid: ledger.pid,
+        cost: Some(Cost { wall_ns: other_ns, window_ns: total, window: ledger.window.name.clone() }),
+        confidence,
+        confidence_reasons,
+        location: None,
+        evidence: vec![
+            Evidence {
+                what: "faults, memory calls and stop-the-world on the critical path".to_owned(),
+                value: units::duration(memory),
+                query: None,
+            },
+            Evidence {
+                what: "part of the window that is explained".to_owned(),
+                value: percent(explained as f64 / total.max(1) as f64),
+                query: None,
+            },
+        ],
+        against: Vec::new(),
+        look_alikes: vec![LookAlike {
+            cause: "memory that is slow without a kernel event (hypervisor, NUMA, cache misses)".to_owned(),
+            observation: match other {
+                LedgerCategory::OnCpu => "possible: the time is on-CPU time".to_owned(),
+                _ => "the critical thread was not computing".to_owned(),
+            },
+            excluded: other != LedgerCategory::OnCpu,
+        }],
+        stacks: Vec::new(),
+        fix: Fix { what: advice(other).to_owned(), gain_low_ns: None, gain_high_ns: None, caution: None },
+    }
+}

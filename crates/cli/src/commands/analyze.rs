@@ -1,0 +1,36 @@
+//! `mtrace analyze`.
+
+use std::fs;
+
+use mtrace_analyzer::context::JoinOptions;
+use mtrace_analyzer::report::{self, ReportOptions};
+use mtrace_formats::capture::Capture;
+
+use crate::args::AnalyzeArgs;
+use crate::exit::{Code, Failure};
+use crate::progress::Progress;
+use crate::text;
+
+pub(crate) fn run(args: &AnalyzeArgs) -> Result<Code, Failure> {
+    // The output is tried first: nobody wants to wait for an analysis that cannot be written.
+    fs::create_dir_all(&args.output)
+        .map_err(|e| mtrace_formats::Error::io("create the report directory", &args.output, e))?;
+    let progress = Progress::new();
+    progress.say("reading the capture");
+    let capture = Capture::open(&args.capture)?;
+    let analysis = mtrace_analyzer::analyze(&capture, &JoinOptions { pid: args.pid }, &mut |step| progress.say(step));
+    progress.say("writing the report");
+    let files = report::write(&analysis, &args.output, &ReportOptions::default())
+        .map_err(|e| Failure::new(Code::Input, e))?;
+    drop(progress);
+    if args.json {
+        text::out(&report::render_json(&analysis).map_err(|e| Failure::new(Code::Input, e))?);
+    } else {
+        use std::io::IsTerminal as _;
+        text::out(report::terminal(&analysis, std::io::stdout().is_terminal()).trim_end());
+        if let Some(page) = files.first() {
+            text::out(&format!("\nreport: {}", text::clean(&page.display().to_string())));
+        }
+    }
+    Ok(if analysis.trust.damage.is_empty() { Code::Success } else { Code::Partial })
+}

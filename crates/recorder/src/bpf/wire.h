@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+ *
+ * What travels through the ring buffer. This file is the truth; probes/wire.rs decodes it by hand.
+ * Event numbers are never reused. All integers are little endian, all structs have no padding.
+ */
+#ifndef MTRACE_WIRE_H
+#define MTRACE_WIRE_H
+
+enum mt_event {
+	MT_STACK = 1,
+	MT_FILE = 2,
+	MT_PROCESS = 3,
+	MT_MEMORY_CALL = 4,
+	MT_IO_CALL = 5,
+	MT_FAULT = 6,
+	MT_GC = 7,
+	MT_OFF_CPU = 8,
+};
+
+/* Begins every record. */
+struct mt_header {
+	u16 event;
+	u16 detail; /* meaning by event */
+	u32 pid;
+	u32 tid;
+	u32 aux; /* meaning by event */
+	u64 ts;  /* CLOCK_MONOTONIC, ns */
+};
+
+#define MT_MAX_FRAMES 127
+
+/* detail: number of frames. aux: image. Sent once per stack, before the first record that names it. */
+struct mt_stack {
+	struct mt_header h;
+	u64 hash;
+	u64 ips[MT_MAX_FRAMES + 1]; /* one spare: the verifier wants a power of two */
+};
+
+#define MT_FILE_NAME 64
+
+/* detail: length of the name without its NUL. */
+struct mt_file {
+	struct mt_header h;
+	u64 dev;
+	u64 inode;
+	char name[MT_FILE_NAME];
+};
+
+enum mt_process_detail {
+	MT_EXEC = 1,
+	MT_FORK = 2,
+	MT_VFORK = 3,
+	MT_THREAD = 4,
+	MT_NAME = 5,
+	MT_THREAD_EXIT = 6,
+	MT_EXIT = 7,
+};
+
+#define MT_PATH 512
+
+/* aux: parent (fork, vfork) or creator (thread). The path is sent with an exec only, without its NUL. */
+struct mt_process {
+	struct mt_header h;
+	s32 status;
+	u32 image; /* exec, fork, vfork, and name where that made it a target; 0 elsewhere */
+	char comm[16];
+	u32 path_bytes;
+	u32 unused;
+	char path[MT_PATH];
+};
+
+/* detail: system call, numbered as x86-64 does. aux: bit 0: dev and inode are valid. */
+struct mt_memory_call {
+	struct mt_header h;
+	u64 dur;
+	s64 ret;
+	u64 args[6];
+	u64 stack;
+	u64 dev;
+	u64 inode;
+};
+
+enum mt_io_aux {
+	MT_IO_HAS_MODE = 1,
+	MT_IO_SOCKET = 2,
+	MT_IO_HAS_BYTE = 4, /* the byte itself: bits 8 to 15 */
+};
+
+/* detail: system call, numbered as x86-64 does. */
+struct mt_io_call {
+	struct mt_header h;
+	u64 dur;
+	s64 ret;
+	s64 fd;
+};
+
+enum mt_fault_detail {
+	MT_FAULT_MAJOR = 1,
+	MT_FAULT_HAS_START = 2,
+};
+
+/* aux: error code, if the start was seen. ts: start, else the end. */
+struct mt_fault {
+	struct mt_header h;
+	u64 dur;
+	u64 addr;
+	u64 ip;
+	u64 stack;
+};
+
+/* detail: 1 cycle start, 2 mark termination, 3 sweep, 4 stop the world, 5 start the world. aux: AX at entry. */
+struct mt_gc {
+	struct mt_header h;
+};
+
+/* detail: 0 runnable, 1 sleeping, 2 uninterruptible, 3 other. ts: when it left the CPU. */
+struct mt_off_cpu {
+	struct mt_header h;
+	u64 dur;
+};
+
+/* Counters of a probe: one array of u64 per CPU. The first ones mean the same for every probe. */
+enum mt_counter {
+	MT_SEEN = 0,
+	MT_RING_FULL = 1,
+	MT_NO_STATE = 2,
+	MT_OVER_LIMIT = 3,
+	MT_STACK_UNREADABLE = 4,
+	MT_STACK_LOST = 5,
+	MT_NO_START = 6,
+	MT_OWN_0 = 8, /* from here: what the probe ignores by design, see its mod.rs */
+	MT_OWN_1 = 9,
+	MT_OWN_2 = 10,
+	MT_OWN_3 = 11,
+	MT_COUNTERS = 16,
+};
+
+/* Settings, written once before the programs are attached. */
+struct mt_config {
+	u64 off_cpu_min_ns;
+	u64 io_calls_per_process;
+	u64 ring_wakeup_bytes;
+	u32 recorder_pid;
+	u32 comm_bytes; /* 0: no target by name */
+	char comm[16];
+	u32 next_image; /* number of the next address space, see mt_target */
+	u32 unused;
+};
+
+enum mt_target_flags {
+	MT_TARGET_WAITS_FOR_EXEC = 1, /* launched by us, still our own code: nothing is recorded yet */
+};
+
+/* Value of the map of targets; the key is the thread group. */
+struct mt_target {
+	u32 flags;
+	u32 image; /* number of the address space, new at each fork and exec: an address means something else in each */
+	u32 exited;
+	u32 unused;
+	u64 io_calls;
+};
+
+#endif

@@ -1,0 +1,147 @@
+//! The recorder of mtrace: eBPF probes, samples and snapshots into a capture. Linux only; needs root or
+//! CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE.
+//!
+//! The way of the data: a probe's BPF program ([`probes`](self)) → ring buffer → decoded row → capture tables. The kernel
+//! side counts what it saw and what it had to drop; the manifest's accounts say that nothing is missing silently.
+
+mod accounts;
+pub mod cost;
+pub mod doctor;
+pub mod error;
+pub mod host;
+mod plan;
+mod probes;
+mod ring;
+pub mod sampler;
+mod session;
+pub mod snapshots;
+pub mod symbols;
+pub mod target;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use mtrace_formats::capture::{Account, Problem, ProbeReport, RecorderCost};
+
+pub use error::{Error, ErrorKind};
+
+/// What is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetSpec {
+    /// A command that the recorder starts; from its exec on, children followed.
+    Launch {
+        /// Command and arguments.
+        argv: Vec<OsString>,
+    },
+    /// A running process; children that it forks from now on are followed.
+    Pid(u32),
+    /// All running processes with this name, and those that take it later.
+    Comm(String),
+}
+
+/// Settings of a recording.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What is recorded.
+    pub target: TargetSpec,
+    /// Directory to create; must not exist.
+    pub output: PathBuf,
+    /// How long; `None` until the targets ended or the stop flag is set.
+    pub duration: Option<Duration>,
+    /// Size of the ring buffer; rounded up to a power of two.
+    pub ring_bytes: usize,
+    /// Time between samples.
+    pub sample_interval: Duration,
+    /// Time between segments: what is lost at most if the recorder is killed.
+    pub segment_interval: Duration,
+    /// Shorter off-CPU intervals are only counted.
+    pub off_cpu_min: Duration,
+    /// File and network calls recorded per process.
+    pub io_calls_per_process: u64,
+    /// Probes switched off, by name; see [`probe_names`].
+    pub without: Vec<String>,
+    /// At the end of the recording a launched command is left alone instead of being ended.
+    pub leave_running: bool,
+    /// The host's name goes into the capture.
+    pub with_hostname: bool,
+}
+
+impl Options {
+    /// The defaults for a target and an output.
+    pub fn new(target: TargetSpec, output: PathBuf) -> Self {
+        Self {
+            target,
+            output,
+            duration: None,
+            ring_bytes: 16 << 20,
+            sample_interval: Duration::from_secs(1),
+            segment_interval: Duration::from_secs(5),
+            off_cpu_min: Duration::from_micros(20),
+            io_calls_per_process: 20_000,
+            without: Vec::new(),
+            leave_running: false,
+            with_hostname: false,
+        }
+    }
+}
+
+/// How a recording is getting on; given to the caller about five times a second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// Since the target ran, or was attached to.
+    pub elapsed: Duration,
+    /// Target processes alive.
+    pub targets: usize,
+    /// Rows so far, by table.
+    pub rows: BTreeMap<String, u64>,
+    /// Rows lost so far.
+    pub lost: u64,
+    /// Bytes in closed segments.
+    pub bytes: u64,
+}
+
+/// What a recording came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// The capture.
+    pub output: PathBuf,
+    /// As in the manifest: "target exited", "duration", "signal", "disk full", "write failed".
+    pub end_reason: String,
+    /// How long was recorded, the closing of the capture included.
+    pub recorded: Duration,
+    /// Status of a launched command as wait(2) encodes it; `None` if it was left running.
+    pub exit_status: Option<i32>,
+    /// Which probes ran.
+    pub probes: Vec<ProbeReport>,
+    /// What was seen, written and lost.
+    pub accounts: Vec<Account>,
+    /// What went wrong without ending the recording.
+    pub problems: Vec<Problem>,
+    /// Size of the capture's tables.
+    pub bytes: u64,
+    /// What recording cost.
+    pub cost: RecorderCost,
+}
+
+/// Records until the targets ended, `options.duration` is over or `stop` is set. The capture is complete when this
+/// returns `Ok`, also after a full disk: then `end_reason` and `problems` say so.
+///
+/// Must be called on a thread that stays: a launched command is traced by it up to its exec.
+///
+/// # Errors
+/// If recording could not begin (then no capture is left behind), or the manifest could not be written at the end.
+pub fn record(
+    options: &Options,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Summary, Error> {
+    session::run(options, stop, progress)
+}
+
+/// The names of all probes, separated by commas, for messages and help.
+pub fn probe_names() -> String {
+    plan::probe_names()
+}

@@ -1,0 +1,146 @@
+//! Facts and arguments → which probes to load, and why others not. Decides only; [`crate::session`] does it.
+
+use mtrace_formats::capture::{ProbeReport, ProbeStatus};
+
+use crate::error::Error;
+use crate::host::{HostFacts, SyscallTrial};
+use crate::probes::{self, Attach, Probe};
+
+/// What to load, and what is absent from the start.
+pub(crate) struct Plan {
+    pub(crate) load: Vec<&'static dyn Probe>,
+    pub(crate) absent: Vec<ProbeReport>,
+}
+
+/// Decides.
+///
+/// # Errors
+/// If nothing at all can be recorded here, or a name in `without` is not a probe's.
+pub(crate) fn plan(facts: &HostFacts, without: &[String]) -> Result<Plan, Error> {
+    check_names(without)?;
+    check_host(facts)?;
+    let mut plan = Plan { load: Vec::new(), absent: Vec::new() };
+    for probe in probes::ALL {
+        match objection(*probe, facts, without) {
+            None => plan.load.push(*probe),
+            Some(reason) => plan.absent.push(absent(*probe, reason)),
+        }
+    }
+    Ok(plan)
+}
+
+/// The report of a probe that does not run.
+pub(crate) fn absent(probe: &dyn Probe, reason: String) -> ProbeReport {
+    ProbeReport {
+        name: probe.name().to_owned(),
+        status: ProbeStatus::Absent,
+        variant: None,
+        reason: Some(reason),
+        hides: Some(probe.hides().to_owned()),
+    }
+}
+
+fn check_names(without: &[String]) -> Result<(), Error> {
+    match without.iter().find(|n| !probes::ALL.iter().any(|p| p.name() == n.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::NoSuchProbe { name: name.clone(), known: probe_names() }),
+    }
+}
+
+/// The names of all probes, for messages and help.
+pub(crate) fn probe_names() -> String {
+    probes::ALL.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn check_host(facts: &HostFacts) -> Result<(), Error> {
+    if facts.host.btf == Some(false) {
+        return Err(Error::NoBtf { release: facts.host.kernel_release.clone() });
+    }
+    if let SyscallTrial::Fails(errno) = facts.bpf_map {
+        return Err(Error::NotPermitted {
+            what: format!("bpf(2) is refused: {}", std::io::Error::from_raw_os_error(errno)),
+            next: "run as root (sudo), or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE, outside a container that \
+                   forbids it; see `mtrace doctor`",
+        });
+    }
+    if let SyscallTrial::Fails(errno) = facts.bpf_ringbuf {
+        return Err(Error::Kernel {
+            action: "create a BPF ring buffer (Linux 5.8 or later is needed)",
+            source: std::io::Error::from_raw_os_error(errno),
+        });
+    }
+    Ok(())
+}
+
+fn objection(probe: &dyn Probe, facts: &HostFacts, without: &[String]) -> Option<String> {
+    if without.iter().any(|n| n == probe.name()) {
+        return Some("switched off".to_owned());
+    }
+    let needs_perf = |a: &Attach| matches!(a, Attach::SoftwareEvent(_) | Attach::GoEntry(_));
+    let always = probe.variants().iter().all(|v| v.programs.iter().any(|p| needs_perf(&p.attach)));
+    match facts.perf_event {
+        SyscallTrial::Fails(errno) if always => Some(format!(
+            "perf_event_open is refused ({}); lower kernel.perf_event_paranoid or give CAP_PERFMON",
+            std::io::Error::from_raw_os_error(errno)
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn good_host() -> HostFacts {
+        let mut facts = HostFacts::gather();
+        facts.host.btf = Some(true);
+        facts.bpf_map = SyscallTrial::Works;
+        facts.bpf_ringbuf = SyscallTrial::Works;
+        facts.perf_event = SyscallTrial::Works;
+        facts
+    }
+
+    fn names(plan: &Plan) -> Vec<&'static str> {
+        plan.load.iter().map(|p| p.name()).collect()
+    }
+
+    #[test]
+    fn a_good_host_gets_all_probes() {
+        let plan = plan(&good_host(), &[]).unwrap();
+        assert_eq!(plan.load.len(), probes::ALL.len());
+        assert!(plan.absent.is_empty());
+    }
+
+    #[test]
+    fn a_probe_that_is_switched_off_is_reported_with_what_it_hides() {
+        let plan = plan(&good_host(), &["faults".to_owned()]).unwrap();
+        assert!(!names(&plan).contains(&"faults"));
+        assert_eq!(plan.absent.len(), 1);
+        assert_eq!(plan.absent[0].reason.as_deref(), Some("switched off"));
+        assert!(plan.absent[0].hides.is_some());
+    }
+
+    #[test]
+    fn an_unknown_name_is_an_error_that_names_the_known_ones() {
+        let e = plan(&good_host(), &["fault".to_owned()]).err().unwrap();
+        assert!(e.to_string().contains("memory_calls"), "{e}");
+    }
+
+    #[test]
+    fn without_perf_events_the_probes_that_need_them_are_absent() {
+        let facts = HostFacts { perf_event: SyscallTrial::Fails(1), ..good_host() };
+        let plan = plan(&facts, &[]).unwrap();
+        assert_eq!(names(&plan), ["process_events", "memory_calls", "io_calls", "off_cpu"]);
+    }
+
+    #[test]
+    fn without_btf_or_permission_there_is_nothing_to_plan() {
+        use crate::error::ErrorKind;
+        let mut facts = good_host();
+        facts.host.btf = Some(false);
+        assert_eq!(plan(&facts, &[]).err().unwrap().kind(), ErrorKind::NoBtf);
+        let facts = HostFacts { bpf_map: SyscallTrial::Fails(1), ..good_host() };
+        assert_eq!(plan(&facts, &[]).err().unwrap().kind(), ErrorKind::NotPermitted);
+    }
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+// File and network calls: entry and exit paired by thread; the first byte of what goes over a socket.
+#include "mtrace.bpf.h"
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define IOVECS 4
+
+enum role { NONE, OPEN, READ, READ_VECTOR, READ_MESSAGE, WRITE, WRITE_VECTOR, WRITE_MESSAGE, OTHER };
+
+struct iovec {
+	u64 base;
+	u64 len;
+};
+
+/* struct user_msghdr, include/linux/socket.h: ABI */
+struct message {
+	u64 name;
+	u32 name_bytes;
+	u32 padding;
+	u64 iov;
+	u64 iov_len;
+};
+
+struct call {
+	u32 pending;
+	u32 nr;
+	u32 aux;
+	u32 unused;
+	u64 ts;
+	u64 data; /* buffer, iovec array or message */
+	u64 iovecs;
+	s64 fd;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct call);
+} calls SEC(".maps");
+
+/* x86-64 numbers. sendmmsg, recvmmsg, sendfile, splice and io_uring are not covered. */
+static __always_inline enum role role_of(long nr)
+{
+	switch (nr) {
+	case 2:   /* open */
+	case 85:  /* creat */
+	case 257: /* openat */
+	case 437: /* openat2 */
+		return OPEN;
+	case 0:  /* read */
+	case 17: /* pread64 */
+	case 45: /* recvfrom */
+		return READ;
+	case 19:  /* readv */
+	case 295: /* preadv */
+	case 327: /* preadv2 */
+		return READ_VECTOR;
+	case 47: /* recvmsg */
+		return READ_MESSAGE;
+	case 1:  /* write */
+	case 18: /* pwrite64 */
+	case 44: /* sendto */
+		return WRITE;
+	case 20:  /* writev */
+	case 296: /* pwritev */
+	case 328: /* pwritev2 */
+		return WRITE_VECTOR;
+	case 46: /* sendmsg */
+		return WRITE_MESSAGE;
+	case 3:   /* close */
+	case 42:  /* connect */
+	case 43:  /* accept */
+	case 50:  /* listen */
+	case 74:  /* fsync */
+	case 75:  /* fdatasync */
+	case 288: /* accept4 */
+		return OTHER;
+	}
+	return NONE;
+}
+
+/* The first byte of the data, as the aux bits of the record; 0 if there is none or it is not readable. */
+static __always_inline u32 first_byte(enum role role, u64 data, u64 iovecs)
+{
+	struct message m = {};
+	struct iovec v;
+	u8 byte;
+
+	if (role == READ_MESSAGE || role == WRITE_MESSAGE) {
+		if (bpf_probe_read_user(&m, sizeof(m), (void *)data))
+			return 0;
+		data = m.iov;
+		iovecs = m.iov_len;
+	}
+	if (role != READ && role != WRITE) {
+		u64 found = 0;
+
+		for (u32 i = 0; i < IOVECS; i++) {
+			if (i >= iovecs || bpf_probe_read_user(&v, sizeof(v), (void *)(data + i * sizeof(v))))
+				return 0;
+			if (v.len) {
+				found = v.base;
+				break;
+			}
+		}
+		data = found;
+	}
+	if (!data || bpf_probe_read_user(&byte, 1, (void *)data))
+		return 0;
+	return MT_IO_HAS_BYTE | (u32)byte << 8;
+}
+
+/* As first_byte, and tells the fault probe that a fault on this CPU is ours. */
+static __always_inline u32 peek(enum role role, u64 data, u64 iovecs)
+{
+	struct scratch *s = my_scratch();
+	u32 aux;
+
+	if (!s)
+		return 0;
+	s->reading_user_memory = 1;
+	aux = first_byte(role, data, iovecs);
+	s->reading_user_memory = 0;
+	return aux;
+}
+
+static __always_inline u32 socket_bits(int fd)
+{
+	struct file *file = file_of(fd);
+	u16 mode;
+
+	if (!file)
+		return 0;
+	mode = BPF_CORE_READ(file, f_inode, i_mode);
+	return MT_IO_HAS_MODE | ((mode & S_IFMT) == S_IFSOCK ? MT_IO_SOCKET : 0);
+}
+
+static __always_inline bool over_limit(struct mt_target *t)
+{
+	struct mt_config *c = settings();
+
+	/* Not atomic: off by a few when threads race, which costs or grants a few rows and never the accounting. */
+	t->io_calls++;
+	return !c || t->io_calls > c->io_calls_per_process;
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(io_enter, struct pt_regs *regs, long nr)
+{
+	enum role role = role_of(nr);
+	struct mt_target *t;
+	struct call *c;
+	u64 pid_tgid;
+
+	if (role == NONE)
+		return 0;
+	pid_tgid = bpf_get_current_pid_tgid();
+	t = target_of(pid_tgid >> 32);
+	if (!t)
+		return 0;
+	if (regs->cs == USER_CS_32) {
+		count(MT_OWN_1);
+		return 0;
+	}
+	if (over_limit(t)) {
+		count(MT_SEEN);
+		count(MT_OVER_LIMIT);
+		return 0;
+	}
+	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!c) {
+		count(MT_SEEN);
+		count(MT_NO_STATE);
+		return 0;
+	}
+	if (c->pending)
+		count(MT_OWN_0);
+	c->nr = nr;
+	c->data = regs->si;
+	c->iovecs = regs->dx;
+	c->fd = (int)regs->di;
+	c->aux = role == OPEN ? 0 : socket_bits(c->fd);
+	if (c->aux & MT_IO_SOCKET && (role == WRITE || role == WRITE_VECTOR || role == WRITE_MESSAGE) &&
+	    (role != WRITE || c->iovecs))
+		c->aux |= peek(role, c->data, c->iovecs);
+	c->ts = bpf_ktime_get_ns();
+	c->pending = 1;
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(io_exit, struct pt_regs *regs, long ret)
+{
+	long nr = regs->orig_ax;
+	enum role role = role_of(nr);
+	struct mt_io_call *r;
+	struct call *c;
+	u64 now, pid_tgid;
+
+	if (role == NONE)
+		return 0;
+	now = bpf_ktime_get_ns();
+	pid_tgid = bpf_get_current_pid_tgid();
+	if (!target_of(pid_tgid >> 32))
+		return 0;
+	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
+	if (!c || !c->pending || c->nr != nr)
+		return 0;
+	c->pending = 0;
+	count(MT_SEEN);
+	if (c->aux & MT_IO_SOCKET && ret > 0 && (role == READ || role == READ_VECTOR || role == READ_MESSAGE))
+		c->aux |= peek(role, c->data, c->iovecs);
+	r = RESERVE(struct mt_io_call);
+	if (!r)
+		return 0;
+	fill_header(&r->h, MT_IO_CALL, nr, pid_tgid, c->aux, c->ts);
+	r->dur = now - c->ts;
+	r->ret = ret;
+	r->fd = c->fd;
+	SUBMIT(r);
+	return 0;
+}
+
+/* A thread that was killed inside a call: a server's accept or read, usually. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(io_thread_exit, struct task_struct *task)
+{
+	struct call *c;
+
+	if (!target_of(task->tgid))
+		return 0;
+	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
+	if (c && c->pending) {
+		c->pending = 0;
+		count(MT_OWN_0);
+	}
+	return 0;
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+// mmap, munmap, mremap, brk, mprotect, madvise: entry and exit paired by thread.
+#include "mtrace.bpf.h"
+
+#define NR_MMAP 9
+#define NR_MPROTECT 10
+#define NR_MUNMAP 11
+#define NR_BRK 12
+#define NR_MREMAP 25
+#define NR_MADVISE 28
+#define MAP_ANONYMOUS 0x20
+
+struct call {
+	u32 pending;
+	u32 nr;
+	u32 has_file;
+	u32 unused;
+	u64 ts;
+	u64 args[6];
+	u64 stack;
+	u64 dev;
+	u64 inode;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct call);
+} calls SEC(".maps");
+
+struct file_key {
+	u64 dev;
+	u64 inode;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct file_key);
+	__type(value, u32);
+} seen_files SEC(".maps");
+
+static __always_inline bool is_mine(long nr)
+{
+	return (nr >= NR_MMAP && nr <= NR_BRK) || nr == NR_MREMAP || nr == NR_MADVISE;
+}
+
+/* Sends the file's name once; without it the row still has device and inode. */
+static __always_inline void send_file(struct file *file, struct file_key *key, u64 pid_tgid, u64 ts)
+{
+	struct mt_file *r;
+	u32 seen = 1;
+	long n;
+
+	if (bpf_map_lookup_elem(&seen_files, key))
+		return;
+	r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
+	if (!r)
+		return;
+	n = bpf_probe_read_kernel_str(r->name, sizeof(r->name), BPF_CORE_READ(file, f_path.dentry, d_name.name));
+	fill_header(&r->h, MT_FILE, n > 0 ? n - 1 : 0, pid_tgid, 0, ts);
+	r->dev = key->dev;
+	r->inode = key->inode;
+	SUBMIT(r);
+	bpf_map_update_elem(&seen_files, key, &seen, BPF_ANY);
+}
+
+static __always_inline void note_file(struct call *c, u64 pid_tgid)
+{
+	struct file *file = file_of((int)c->args[4]);
+	struct file_key key = {};
+	struct inode *inode;
+
+	if (!file)
+		return;
+	inode = BPF_CORE_READ(file, f_inode);
+	key.dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	key.inode = BPF_CORE_READ(inode, i_ino);
+	c->has_file = 1;
+	c->dev = key.dev;
+	c->inode = key.inode;
+	send_file(file, &key, pid_tgid, c->ts);
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
+{
+	u64 pid_tgid;
+	struct mt_target *t;
+	struct call *c;
+
+	if (!is_mine(nr))
+		return 0;
+	pid_tgid = bpf_get_current_pid_tgid();
+	t = target_of(pid_tgid >> 32);
+	if (!t)
+		return 0;
+	if (regs->cs == USER_CS_32) {
+		count(MT_OWN_1);
+		return 0;
+	}
+	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!c) {
+		count(MT_SEEN);
+		count(MT_NO_STATE);
+		return 0;
+	}
+	if (c->pending)
+		count(MT_OWN_0);
+	c->nr = nr;
+	c->has_file = 0;
+	c->args[0] = regs->di;
+	c->args[1] = regs->si;
+	c->args[2] = regs->dx;
+	c->args[3] = regs->r10;
+	c->args[4] = regs->r8;
+	c->args[5] = regs->r9;
+	c->stack = take_stack(pid_tgid, t->image, regs->ip, regs->bp);
+	c->ts = bpf_ktime_get_ns();
+	if (nr == NR_MMAP && !(c->args[3] & MAP_ANONYMOUS))
+		note_file(c, pid_tgid);
+	c->pending = 1;
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(memory_exit, struct pt_regs *regs, long ret)
+{
+	u64 now;
+	struct mt_memory_call *r;
+	struct call *c;
+	u64 pid_tgid;
+	long nr = regs->orig_ax;
+
+	if (!is_mine(nr))
+		return 0;
+	now = bpf_ktime_get_ns();
+	pid_tgid = bpf_get_current_pid_tgid();
+	if (!target_of(pid_tgid >> 32))
+		return 0;
+	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
+	if (!c || !c->pending || c->nr != nr)
+		return 0;
+	c->pending = 0;
+	count(MT_SEEN);
+	r = RESERVE(struct mt_memory_call);
+	if (!r)
+		return 0;
+	fill_header(&r->h, MT_MEMORY_CALL, nr, pid_tgid, c->has_file, c->ts);
+	r->dur = now - c->ts;
+	r->ret = ret;
+	__builtin_memcpy(r->args, c->args, sizeof(r->args));
+	r->stack = c->stack;
+	r->dev = c->dev;
+	r->inode = c->inode;
+	SUBMIT(r);
+	return 0;
+}
+
+/* A thread that was killed inside a call. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(memory_thread_exit, struct task_struct *task)
+{
+	struct call *c;
+
+	if (!target_of(task->tgid))
+		return 0;
+	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
+	if (c && c->pending) {
+		c->pending = 0;
+		count(MT_OWN_0);
+	}
+	return 0;
+}

@@ -1,0 +1,111 @@
+//! One folder per probe: the BPF program beside the code that decodes its records.
+//!
+//! Adding a probe is a new folder and one line in [`ALL`].
+
+mod faults;
+mod gc_events;
+mod io_calls;
+mod memory_calls;
+mod off_cpu;
+mod process_events;
+pub(crate) mod wire;
+
+pub(crate) use memory_calls::NewCode;
+pub(crate) use process_events::{Life, LifeKind};
+
+use crate::session::Sink;
+use wire::Undecodable;
+
+/// The registry: every probe, in the order of loading. `process_events` is first: it decides who is a target.
+pub(crate) const ALL: &[&dyn Probe] = &[
+    &process_events::ProcessEvents,
+    &memory_calls::MemoryCalls,
+    &io_calls::IoCalls,
+    &faults::Faults,
+    &off_cpu::OffCpu,
+    &gc_events::GcEvents,
+];
+
+/// How a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attach {
+    /// By its section name (tp_btf).
+    BySection,
+    /// To a perf software event of every CPU, each occurrence; the number is `PERF_COUNT_SW_*`.
+    SoftwareEvent(u64),
+    /// To the entry of a function of the Go runtime, in every Go binary among the targets.
+    GoEntry(&'static str),
+}
+
+/// One program of a probe's object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    pub(crate) attach: Attach,
+}
+
+impl Program {
+    pub(crate) const fn trace(name: &'static str) -> Self {
+        Self { name, attach: Attach::BySection }
+    }
+}
+
+/// One way to run a probe. The first that the kernel takes is used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Variant {
+    /// Name in the manifest.
+    pub(crate) name: &'static str,
+    /// Programs to load; the others of the object are left out.
+    pub(crate) programs: &'static [Program],
+    /// What this variant cannot do, for the manifest; then the probe counts as partial.
+    pub(crate) lacks: Option<&'static str>,
+}
+
+/// A probe.
+pub(crate) trait Probe: Sync {
+    /// Name: that of its folder.
+    fn name(&self) -> &'static str;
+    /// Table that its rows go to; no other probe writes there.
+    fn table(&self) -> &'static str;
+    /// What stays invisible without it.
+    fn hides(&self) -> &'static str;
+    /// The event of its records.
+    fn event(&self) -> u16;
+    /// The BPF object.
+    fn object(&self) -> &'static [u8];
+    /// The ways to run it, best first.
+    fn variants(&self) -> &'static [Variant];
+    /// Names of its own counters (`MT_OWN_0` …): events that write no row by design.
+    fn ignored(&self) -> &'static [&'static str];
+    /// Decodes a record and writes its row.
+    fn record(&self, bytes: &[u8], sink: &mut Sink) -> Result<(), Undecodable>;
+}
+
+/// The BPF object of a probe, aligned as libelf wants it.
+macro_rules! object {
+    ($name:literal) => {{
+        #[repr(C, align(8))]
+        struct Aligned<T: ?Sized>(T);
+        static OBJECT: &Aligned<[u8]> =
+            &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
+        &OBJECT.0
+    }};
+}
+pub(crate) use object;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tables_and_events_are_unique_and_the_tables_exist() {
+        for (i, a) in ALL.iter().enumerate() {
+            assert!(mtrace_formats::tables::ALL.iter().any(|t| t.name == a.table()), "{}", a.table());
+            for b in &ALL[i + 1..] {
+                assert_ne!(a.name(), b.name());
+                assert_ne!(a.table(), b.table());
+                assert_ne!(a.event(), b.event());
+            }
+        }
+    }
+}

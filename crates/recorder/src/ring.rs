@@ -1,0 +1,149 @@
+//! The maps that all probes share: created here, handed to every object, so that one probe that fails to load takes
+//! nothing with it.
+
+use std::os::fd::AsFd as _;
+
+use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, OpenObject};
+
+use crate::error::{Error, kernel};
+
+/// `struct mt_config` and `struct mt_target` of bpf/wire.h; `struct scratch` of bpf/mtrace.bpf.h.
+const CONFIG_BYTES: u32 = 56;
+const TARGET_BYTES: u32 = 24;
+const SCRATCH_BYTES: u32 = 8 + 24 + 8 + 128 * 8;
+/// Targets at a time.
+const MAX_TARGETS: u32 = 8192;
+/// Stacks that the kernel remembers as sent; the least used ones are sent again.
+const MAX_STACKS: u32 = 64 * 1024;
+
+/// `MT_TARGET_WAITS_FOR_EXEC`.
+const WAITS_FOR_EXEC: u32 = 1;
+
+/// What the kernel side reads its settings from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    pub(crate) off_cpu_min_ns: u64,
+    pub(crate) io_calls_per_process: u64,
+    /// Processes that take this name become targets; at most 15 bytes count.
+    pub(crate) comm: Option<String>,
+    /// First image number for the kernel side; lower ones were given out here.
+    pub(crate) next_image: u32,
+}
+
+impl Config {
+    fn to_bytes(&self, ring_bytes: u32) -> Vec<u8> {
+        let mut comm = [0u8; 16];
+        let name = self.comm.as_deref().unwrap_or_default().as_bytes();
+        let n = name.len().min(15);
+        comm[..n].copy_from_slice(&name[..n]);
+        let mut b = Vec::with_capacity(CONFIG_BYTES as usize);
+        b.extend(self.off_cpu_min_ns.to_ne_bytes());
+        b.extend(self.io_calls_per_process.to_ne_bytes());
+        b.extend(u64::from(ring_bytes / 4).to_ne_bytes());
+        b.extend(std::process::id().to_ne_bytes());
+        b.extend((n as u32).to_ne_bytes());
+        b.extend(comm);
+        b.extend(self.next_image.to_ne_bytes());
+        b.extend(0u32.to_ne_bytes());
+        b
+    }
+}
+
+/// The shared maps.
+#[derive(Debug)]
+pub(crate) struct SharedMaps {
+    pub(crate) ring: MapHandle,
+    pub(crate) ring_bytes: u32,
+    config: MapHandle,
+    targets: MapHandle,
+    seen_stacks: MapHandle,
+    scratch: MapHandle,
+}
+
+impl SharedMaps {
+    /// Creates them. The ring's size is rounded up to a power of two pages, at most 1 GiB.
+    pub(crate) fn create(ring_bytes: usize) -> Result<Self, Error> {
+        let page = crate::host::page_size().unwrap_or(4096) as usize;
+        let ring_bytes = ring_bytes.clamp(page, 1 << 30).next_power_of_two() as u32;
+        let make = |ty, name, key, value, entries| {
+            let opts = libbpf_rs::libbpf_sys::bpf_map_create_opts {
+                sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as _,
+                ..Default::default()
+            };
+            MapHandle::create(ty, Some(name), key, value, entries, &opts).map_err(kernel("create a BPF map"))
+        };
+        Ok(Self {
+            ring: make(MapType::RingBuf, "mtrace_ring", 0, 0, ring_bytes)?,
+            ring_bytes,
+            config: make(MapType::Array, "mtrace_config", 4, CONFIG_BYTES, 1)?,
+            targets: make(MapType::Hash, "mtrace_targets", 4, TARGET_BYTES, MAX_TARGETS)?,
+            seen_stacks: make(MapType::LruHash, "mtrace_stacks", 8, 4, MAX_STACKS)?,
+            scratch: make(MapType::PercpuArray, "mtrace_scratch", 4, SCRATCH_BYTES, 1)?,
+        })
+    }
+
+    /// Puts the shared maps into an object instead of its own ones of the same name.
+    pub(crate) fn share_with(&self, object: &mut OpenObject) -> libbpf_rs::Result<()> {
+        for mut map in object.maps_mut() {
+            let shared = match map.name().to_str() {
+                Some("ring") => &self.ring,
+                Some("config") => &self.config,
+                Some("targets") => &self.targets,
+                Some("seen_stacks") => &self.seen_stacks,
+                Some("scratch") => &self.scratch,
+                _ => continue,
+            };
+            map.reuse_fd(shared.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Writes the settings; before anything is attached.
+    pub(crate) fn configure(&self, config: &Config) -> Result<(), Error> {
+        self.config
+            .update(&0u32.to_ne_bytes(), &config.to_bytes(self.ring_bytes), MapFlags::ANY)
+            .map_err(kernel("write the probes' settings"))
+    }
+
+    /// Adds a process; with `waits_for_exec` nothing is recorded of it before its next exec.
+    pub(crate) fn add_target(&self, pid: u32, image: u32, waits_for_exec: bool) -> Result<(), Error> {
+        let mut value = Vec::with_capacity(TARGET_BYTES as usize);
+        value.extend((if waits_for_exec { WAITS_FOR_EXEC } else { 0 }).to_ne_bytes());
+        value.extend(image.to_ne_bytes());
+        value.resize(TARGET_BYTES as usize, 0);
+        self.targets.update(&pid.to_ne_bytes(), &value, MapFlags::ANY).map_err(kernel("add a target"))
+    }
+
+    /// Removes a process that ended. It may be gone already.
+    pub(crate) fn remove_target(&self, pid: u32) {
+        let _ = self.targets.delete(&pid.to_ne_bytes());
+    }
+
+    /// True if the process waits for its exec still, which means that nobody saw it.
+    pub(crate) fn still_waits(&self, pid: u32) -> bool {
+        let value = self.targets.lookup(&pid.to_ne_bytes(), MapFlags::ANY);
+        matches!(value, Ok(Some(v)) if v.first().is_some_and(|f| u32::from(*f) & WAITS_FOR_EXEC != 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_have_the_layout_of_wire_h() {
+        let c = Config {
+            off_cpu_min_ns: 1,
+            io_calls_per_process: 2,
+            comm: Some("a-name-longer-than-15".to_owned()),
+            next_image: 9,
+        };
+        let b = c.to_bytes(4096);
+        assert_eq!(b.len(), CONFIG_BYTES as usize);
+        assert_eq!(b[16], 0);
+        assert_eq!(u64::from_ne_bytes([b[16], b[17], b[18], b[19], b[20], b[21], b[22], b[23]]), 1024);
+        assert_eq!(&b[28..32], &15u32.to_ne_bytes());
+        assert_eq!(&b[32..48], b"a-name-longer-t\0");
+        assert_eq!(&b[48..52], &9u32.to_ne_bytes());
+    }
+}

@@ -1,0 +1,361 @@
+//! One recording from beginning to end: start the target, drain the ring, close the capture.
+
+mod files;
+mod finish;
+mod images;
+mod load;
+mod names;
+mod processes;
+mod sink;
+mod stacks;
+mod start;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use libbpf_rs::RingBuffer;
+use mtrace_formats::capture::{Manifest, Problem};
+use mtrace_formats::tables::SnapshotReason;
+
+use crate::accounts::LossMeter;
+use crate::cost::CostMeter;
+use crate::error::Error;
+use crate::host::{clock_pair, monotonic_ns};
+use crate::ring::SharedMaps;
+use crate::sampler::Sampler;
+use crate::target::launch::Launched;
+use crate::{Options, Progress, Summary};
+use load::Loaded;
+use processes::{Processes, Todo};
+pub(crate) use sink::Sink;
+
+/// How long the reader sleeps at most; the kernel wakes it for an exec and when the ring fills up.
+const POLL: Duration = Duration::from_millis(50);
+/// How long it rests after a reading, so that it takes many records at once.
+const REST: Duration = Duration::from_millis(10);
+/// How long after its exit event a process is still a target: exit_mm comes after that event since 6.16.
+const REMOVE_AFTER_NS: i64 = 100_000_000;
+/// How long a launched target has to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+const LOSS_INTERVAL_NS: i64 = 1_000_000_000;
+const PROGRESS_INTERVAL_NS: i64 = 200_000_000;
+/// Clock pairs kept in the manifest; more say nothing new.
+const MAX_CLOCKS: usize = 64;
+
+/// Runs a recording.
+pub(crate) fn run(
+    options: &Options,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Summary, Error> {
+    let mut session = start::start(options)?;
+    let reason = session.record(stop, progress);
+    session.wind_down(progress);
+    session.finish(reason)
+}
+
+/// Everything that lives as long as the recording.
+struct Session<'a> {
+    options: &'a Options,
+    began: Instant,
+    sink: Rc<RefCell<Sink>>,
+    // Before the maps that it reads.
+    ring: RingBuffer<'static>,
+    probes: Vec<Loaded>,
+    shared: SharedMaps,
+    manifest: Manifest,
+    processes: Processes,
+    launched: Option<Launched>,
+    sampler: Sampler,
+    losses: LossMeter,
+    cost: CostMeter,
+    /// Processes that ended: when, pid, image.
+    ended: VecDeque<(i64, u32, u32)>,
+    due: Due,
+}
+
+/// When what happens next, CLOCK_MONOTONIC ns.
+struct Due {
+    sample: i64,
+    losses: i64,
+    roll: i64,
+    progress: i64,
+}
+
+impl Session<'_> {
+    /// Records until there is a reason to stop.
+    fn record(&mut self, stop: &AtomicBool, progress: &mut dyn FnMut(&Progress)) -> &'static str {
+        let until = self.options.duration.map(|d| self.began + d);
+        loop {
+            self.step(POLL, progress);
+            if self.sink.borrow().failure().is_some() {
+                return self.failure_reason();
+            }
+            if self.targets_are_gone() {
+                return "target exited";
+            }
+            if stop.load(Ordering::Relaxed) {
+                return "signal";
+            }
+            if until.is_some_and(|t| Instant::now() >= t) {
+                return "duration";
+            }
+        }
+    }
+
+    fn failure_reason(&mut self) -> &'static str {
+        let sink = self.sink.borrow();
+        let Some(e) = sink.failure() else { return "write failed" };
+        let (what, full) = (e.to_string(), e.is_disk_full());
+        drop(sink);
+        self.problem(format!("recording ended early: {what}"));
+        if full { "disk full" } else { "write failed" }
+    }
+
+    /// One round: take what the kernel sent, follow it, and do what is due.
+    fn step(&mut self, wait: Duration, progress: &mut dyn FnMut(&Progress)) {
+        // An interrupted wait is a wait that is over.
+        self.ring.poll_raw(wait);
+        self.drain();
+        self.reap();
+        self.do_what_is_due(progress);
+        let taken = self.sink.borrow_mut().take_bytes();
+        // While the ring fills fast there is no time to rest.
+        if taken < self.shared.ring_bytes as usize / 8 {
+            std::thread::sleep(REST.min(wait));
+        }
+    }
+
+    /// Takes all records there are and does what they ask for.
+    fn drain(&mut self) {
+        self.ring.consume_raw();
+        loop {
+            let mut sink = self.sink.borrow_mut();
+            let life = std::mem::take(&mut sink.life);
+            let code = std::mem::take(&mut sink.new_code);
+            if life.is_empty() && code.is_empty() {
+                let rows = sink.files.take_rows();
+                rows.into_iter().for_each(|r| sink.push(r));
+                return;
+            }
+            let mut todo = Vec::new();
+            for event in life {
+                self.processes.live(event, &mut sink, &mut todo);
+            }
+            self.processes.new_code(code);
+            drop(sink);
+            todo.into_iter().for_each(|t| self.follow(t));
+        }
+    }
+
+    fn follow(&mut self, todo: Todo) {
+        match todo {
+            Todo::NewProgram { pid, stopped } => self.look_for_go(pid, stopped),
+            Todo::Sample(pid) => self.sampler.add(pid),
+            Todo::Ended(pid) => {
+                if let Some(image) = self.processes.image(pid) {
+                    self.ended.push_back((monotonic_ns(), pid, image));
+                }
+            }
+        }
+    }
+
+    /// Attaches the garbage collector's probes if the process runs a Go binary.
+    fn look_for_go(&mut self, pid: u32, stopped: bool) {
+        let Some(probe) = self.probes.iter_mut().find(|p| p.wants_go()) else { return };
+        let Some(go) = probe.attach_go(pid) else { return };
+        if go.new && !stopped {
+            self.problem(format!(
+                "the garbage collector probes of Go process {pid} were attached while it ran: collections before \
+                 this moment are not in gc_events"
+            ));
+        }
+        if go.version.as_deref().is_some_and(has_stw_reason) {
+            self.sink.borrow_mut().has_stw_reason.insert(pid);
+        }
+        if let Some(t) = self.processes.entry(pid) {
+            t.go_version = go.version;
+        }
+    }
+
+    /// Takes ended processes out of the kernel's map, late enough that nothing of theirs comes after.
+    fn reap(&mut self) {
+        let now = monotonic_ns();
+        while let Some((when, pid, image)) = self.ended.front().copied() {
+            if now - when < REMOVE_AFTER_NS {
+                break;
+            }
+            self.ended.pop_front();
+            // Unless the pid is in use again.
+            if self.processes.image(pid) == Some(image) {
+                self.shared.remove_target(pid);
+            }
+        }
+    }
+
+    fn do_what_is_due(&mut self, progress: &mut dyn FnMut(&Progress)) {
+        let now = monotonic_ns();
+        if now >= self.due.sample {
+            self.due.sample = now + nanoseconds(self.options.sample_interval);
+            self.sample(now, false);
+        }
+        if now >= self.due.losses {
+            self.due.losses = now + LOSS_INTERVAL_NS;
+            self.note_losses(now);
+            self.look_for_the_dead();
+        }
+        if now >= self.due.roll {
+            self.due.roll = now + nanoseconds(self.options.segment_interval);
+            self.roll();
+        }
+        if now >= self.due.progress {
+            self.due.progress = now + PROGRESS_INTERVAL_NS;
+            progress(&self.progress());
+        }
+    }
+
+    fn sample(&mut self, now: i64, all: bool) {
+        let rows = if all { self.sampler.tick_all(now) } else { self.sampler.tick(now) };
+        let mut sink = self.sink.borrow_mut();
+        rows.into_iter().for_each(|r| sink.push(r));
+        drop(sink);
+        for what in self.sampler.take_problems() {
+            self.problem(what);
+        }
+    }
+
+    fn note_losses(&mut self, now: i64) {
+        let mut sink = self.sink.borrow_mut();
+        let readings: Vec<_> =
+            self.probes.iter().map(|p| (p.probe.name(), p.counters(), sink.counts(p.probe))).collect();
+        for row in self.losses.read(now, &readings) {
+            sink.push(row);
+        }
+    }
+
+    /// Finds targets that ended without an exit event: the probe is absent, or the event was lost.
+    fn look_for_the_dead(&mut self) {
+        for pid in self.processes.alive() {
+            let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+            if gone {
+                self.processes.ended(pid, None);
+                self.follow(Todo::Ended(pid));
+            }
+        }
+    }
+
+    /// Closes the open segments and brings the manifest on disk up to date.
+    fn roll(&mut self) {
+        if self.manifest.clocks.len() < MAX_CLOCKS {
+            self.manifest.clocks.push(clock_pair());
+        }
+        self.manifest.targets = self.processes.listed().to_vec();
+        self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), Vec::new());
+        self.fill_reports();
+        let mut sink = self.sink.borrow_mut();
+        if let Err(e) = sink.writer.roll(&mut self.manifest) {
+            sink.fail(e);
+        }
+    }
+
+    fn targets_are_gone(&mut self) -> bool {
+        let launched = match self.launched.as_mut().map(Launched::try_wait) {
+            Some(Ok(None)) => return false,
+            Some(Ok(Some(exit))) => Some(exit.status),
+            // Somebody else reaped it: it is gone all the same.
+            Some(Err(_)) | None => None,
+        };
+        if let (Some(pid), Some(status)) = (self.launched.as_ref().map(Launched::pid), launched) {
+            // Its exit event may still be on its way through the ring.
+            self.drain();
+            if self.processes.is_alive(pid) {
+                self.processes.ended(pid, Some(status));
+                self.follow(Todo::Ended(pid));
+            }
+        }
+        self.processes.alive().is_empty()
+    }
+
+    /// The last look at the targets; then a launched one is asked to end, under observation.
+    fn wind_down(&mut self, progress: &mut dyn FnMut(&Progress)) {
+        self.drain();
+        for pid in self.processes.alive() {
+            let mut sink = self.sink.borrow_mut();
+            self.processes.snapshot(pid, SnapshotReason::End, &mut sink);
+        }
+        self.sample(monotonic_ns(), true);
+        if self.options.leave_running {
+            return;
+        }
+        let Some(pid) = self.launched.as_ref().map(Launched::pid) else { return };
+        let alive = |s: &mut Self| s.launched.as_mut().is_some_and(|l| matches!(l.try_wait(), Ok(None)));
+        if !alive(self) {
+            return;
+        }
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::SIGTERM);
+        let until = Instant::now() + GRACE;
+        while alive(self) && Instant::now() < until {
+            self.step(REST, progress);
+        }
+        if alive(self) {
+            self.problem(format!("process {pid} did not end within {} s of SIGTERM and was killed", GRACE.as_secs()));
+            let _ = self.launched.as_mut().map(|l| l.terminate(Duration::ZERO));
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        let sink = self.sink.borrow();
+        let rows = sink.writer.rows_written();
+        let lost = self
+            .probes
+            .iter()
+            .map(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe)))
+            .sum();
+        Progress {
+            elapsed: self.began.elapsed(),
+            targets: self.processes.alive().len(),
+            rows: rows.iter().map(|(table, n)| ((*table).to_owned(), *n)).collect(),
+            lost,
+            bytes: sink.writer.bytes_closed(),
+        }
+    }
+
+    fn problem(&mut self, what: String) {
+        const MAX_PROBLEMS: usize = 200;
+        if self.manifest.problems.len() < MAX_PROBLEMS {
+            self.manifest.problems.push(Problem { ts: Some(monotonic_ns()), what });
+        }
+    }
+}
+
+fn nanoseconds(d: Duration) -> i64 {
+    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2)
+}
+
+/// stopTheWorldWithSema takes its reason as the first argument since Go 1.21 (runtime/proc.go).
+fn has_stw_reason(version: &str) -> bool {
+    let digits = |s: &str| s.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
+    let Some((major, rest)) = version.trim_start_matches("go").split_once('.') else { return false };
+    match (digits(major), digits(rest)) {
+        (Some(1), Some(minor)) => minor >= 21,
+        (Some(major), Some(_)) => major > 1,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_known_since_go_1_21() {
+        for (version, expected) in
+            [("go1.20.14", false), ("go1.21.0", true), ("go1.27rc1", true), ("go2.0", true), ("devel", false)]
+        {
+            assert_eq!(has_stw_reason(version), expected, "{version}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The end of a recording: detach, take the rest, resolve names, close the books.
+
+use std::time::Duration;
+
+use mtrace_formats::capture::{Account, ProbeReport, State};
+use mtrace_formats::tables::SymbolRow;
+
+use super::{Session, names};
+use crate::Summary;
+use crate::accounts;
+use crate::error::Error;
+use crate::host::{clock_pair, monotonic_ns};
+use crate::target::launch::Exit;
+
+/// Programs that run on another CPU while they are detached need a moment to end.
+const SETTLE: Duration = Duration::from_millis(10);
+
+impl Session<'_> {
+    /// Closes the capture. What fails here leaves the closed segments readable.
+    pub(super) fn finish(mut self, reason: &'static str) -> Result<Summary, Error> {
+        let costs = self.bpf_costs();
+        self.probes.iter_mut().for_each(super::load::Loaded::detach);
+        self.manifest.window.end_ns = Some(monotonic_ns());
+        self.manifest.window.end_reason = Some(reason.to_owned());
+        std::thread::sleep(SETTLE);
+        self.drain();
+        self.note_losses(monotonic_ns());
+        self.cost.recording_ended();
+        let exit = self.note_exit();
+        if self.processes.missed_snapshots > 0 {
+            let n = self.processes.missed_snapshots;
+            self.problem(format!("{n} times a process ended or exec'd again before its maps could be read: its stacks may lack names"));
+        }
+        self.resolve_names();
+        self.manifest.clocks.push(clock_pair());
+        self.manifest.targets = self.processes.listed().to_vec();
+        self.close(costs)?;
+        Ok(self.summary(exit))
+    }
+
+    fn note_exit(&mut self) -> Option<Exit> {
+        let launched = self.launched.as_mut()?;
+        let pid = launched.pid();
+        let exit = launched.try_wait().ok().flatten()?;
+        if let Some(t) = self.processes.entry(pid) {
+            t.exit_status = Some(exit.status);
+            t.rusage_minor_faults = Some(exit.minor_faults);
+            t.rusage_major_faults = Some(exit.major_faults);
+        }
+        Some(exit)
+    }
+
+    fn resolve_names(&mut self) {
+        let mut sink = self.sink.borrow_mut();
+        // On a full disk there is no room for names either.
+        if sink.failure().is_some() {
+            return;
+        }
+        let stacks = std::mem::take(&mut sink.stacks);
+        names::resolve(&stacks, &self.processes.images, |row: SymbolRow| sink.push(row));
+        sink.stacks = stacks;
+    }
+
+    /// Two writes of the manifest: the accounts are only final when the last segments are closed.
+    fn close(&mut self, costs: Vec<mtrace_formats::capture::BpfCost>) -> Result<(), Error> {
+        let full = self.sink.borrow().failure().is_some();
+        let rolled = self.sink.borrow_mut().writer.roll(&mut self.manifest);
+        if let Err(e) = &rolled
+            && !full
+        {
+            self.problem(format!("the last segments could not be closed: {e}"));
+        }
+        self.fill_reports();
+        self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), costs);
+        self.manifest.state = State::Complete;
+        Ok(self.sink.borrow().writer.write_manifest(&self.manifest)?)
+    }
+
+    /// Brings the probes' reports and accounts in the manifest up to date.
+    pub(super) fn fill_reports(&mut self) {
+        let sink = self.sink.borrow();
+        let account = |p: &super::load::Loaded| -> Account {
+            let probe = p.probe;
+            accounts::account(probe.name(), probe.table(), probe.ignored(), &p.counters(), sink.counts(probe))
+        };
+        self.manifest.accounts = self.probes.iter().map(account).collect();
+        let reports: Vec<ProbeReport> = self.probes.iter().map(super::load::Loaded::report).collect();
+        let known = |r: &ProbeReport| reports.iter().any(|n| n.name == r.name);
+        self.manifest.probes.retain(|r| !known(r));
+        self.manifest.probes.extend(reports);
+        self.manifest.probes.sort_by_key(|r| crate::probes::ALL.iter().position(|p| p.name() == r.name));
+    }
+
+    fn bpf_costs(&self) -> Vec<mtrace_formats::capture::BpfCost> {
+        self.probes.iter().flat_map(super::load::Loaded::costs).collect()
+    }
+
+    fn summary(&self, exit: Option<Exit>) -> Summary {
+        let m = &self.manifest;
+        Summary {
+            output: self.options.output.clone(),
+            end_reason: m.window.end_reason.clone().unwrap_or_default(),
+            recorded: self.began.elapsed(),
+            exit_status: exit.map(|e| e.status),
+            probes: m.probes.clone(),
+            accounts: m.accounts.clone(),
+            problems: m.problems.clone(),
+            bytes: self.sink.borrow().writer.bytes_closed(),
+            cost: m.cost.clone(),
+        }
+    }
+}

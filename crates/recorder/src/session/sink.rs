@@ -1,0 +1,134 @@
+//! Where records become rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mtrace_formats::capture::CaptureWriter;
+use mtrace_formats::table::Row;
+use mtrace_formats::tables::Frame;
+
+use super::files::Files;
+use super::stacks::Stacks;
+use crate::accounts::UserCounts;
+use crate::probes::wire::{FileRecord, Reader, StackRecord, Undecodable, event};
+use crate::probes::{self, Life, NewCode, Probe};
+
+/// Takes the records of the ring buffer in order. What needs /proc is left for the session.
+pub(crate) struct Sink {
+    pub(crate) writer: CaptureWriter,
+    pub(crate) stacks: Stacks,
+    pub(crate) files: Files,
+    /// Processes that came, changed or went.
+    pub(crate) life: Vec<Life>,
+    /// Files that were mapped executable.
+    pub(crate) new_code: Vec<NewCode>,
+    /// Processes whose Go runtime passes a reason to stopTheWorldWithSema.
+    pub(crate) has_stw_reason: BTreeSet<u32>,
+    /// Records since the last [`Sink::take_bytes`], in bytes.
+    bytes: usize,
+    undecodable: BTreeMap<u16, u64>,
+    stack_lost: BTreeMap<&'static str, u64>,
+    added: u64,
+    failure: Option<mtrace_formats::Error>,
+}
+
+impl Sink {
+    pub(crate) fn new(writer: CaptureWriter) -> Self {
+        Self {
+            writer,
+            stacks: Stacks::default(),
+            files: Files::default(),
+            life: Vec::new(),
+            new_code: Vec::new(),
+            has_stw_reason: BTreeSet::new(),
+            bytes: 0,
+            undecodable: BTreeMap::new(),
+            stack_lost: BTreeMap::new(),
+            added: 0,
+            failure: None,
+        }
+    }
+
+    /// Takes one record of the ring buffer.
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
+        let event = Reader::new(bytes).u16().unwrap_or(0);
+        let result = match event {
+            event::STACK => self.take_stack(bytes),
+            event::FILE => self.take_file(bytes),
+            _ => match probes::ALL.iter().find(|p| p.event() == event) {
+                Some(probe) => probe.record(bytes, self),
+                None => Err(Undecodable),
+            },
+        };
+        if result.is_err() {
+            *self.undecodable.entry(event).or_default() += 1;
+        }
+    }
+
+    fn take_stack(&mut self, bytes: &[u8]) -> Result<(), Undecodable> {
+        let record = StackRecord::decode(bytes)?;
+        let Some(stack) = self.stacks.define(&record) else { return Ok(()) };
+        for (depth, ip) in (0..).zip(record.ips) {
+            self.push(Frame { stack_id: stack.id, depth, pid: record.pid, ip });
+        }
+        Ok(())
+    }
+
+    fn take_file(&mut self, bytes: &[u8]) -> Result<(), Undecodable> {
+        let f = FileRecord::decode(bytes)?;
+        self.files.name(f.dev, f.inode, f.pid, f.name);
+        Ok(())
+    }
+
+    /// The number of the stack with this hash; 0 is "no stack", which the kernel side has counted.
+    pub(crate) fn stack_id(&mut self, hash: u64, probe: &dyn Probe) -> Option<u32> {
+        if hash == 0 {
+            return None;
+        }
+        let id = self.stacks.id(hash);
+        if id.is_none() {
+            *self.stack_lost.entry(probe.name()).or_default() += 1;
+        }
+        id
+    }
+
+    /// Writes a row. A failure is counted by the writer; the first one is kept and ends the recording.
+    pub(crate) fn push<R: Row>(&mut self, row: R) {
+        if let Err(e) = self.writer.push(row) {
+            self.fail(e);
+        }
+    }
+
+    /// Writes a row of a probe's table that no event in the kernel stands behind.
+    pub(crate) fn push_added<R: Row>(&mut self, row: R) {
+        self.added += 1;
+        self.push(row);
+    }
+
+    pub(crate) fn fail(&mut self, e: mtrace_formats::Error) {
+        self.failure.get_or_insert(e);
+    }
+
+    /// The first failure to write.
+    pub(crate) fn failure(&self) -> Option<&mtrace_formats::Error> {
+        self.failure.as_ref()
+    }
+
+    /// Bytes taken since the last call.
+    pub(crate) fn take_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// What was counted here for a probe.
+    pub(crate) fn counts(&self, probe: &dyn Probe) -> UserCounts {
+        let of = |counts: BTreeMap<&'static str, u64>| counts.get(probe.table()).copied().unwrap_or(0);
+        UserCounts {
+            written: of(self.writer.rows_written()),
+            write_failed: of(self.writer.rows_failed()),
+            // The only table that also has rows of our own.
+            added: if probe.event() == event::PROCESS { self.added } else { 0 },
+            undecodable: self.undecodable.get(&probe.event()).copied().unwrap_or(0),
+            stack_lost: self.stack_lost.get(probe.name()).copied().unwrap_or(0),
+        }
+    }
+}

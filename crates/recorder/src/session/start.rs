@@ -1,0 +1,273 @@
+//! The beginning of a recording: everything that can fail before the target runs.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use libbpf_rs::{RingBuffer, RingBufferBuilder};
+use mtrace_formats::capture::{CaptureWriter, Manifest, ProbeReport, Window};
+use serde_json::json;
+
+use super::load::Loaded;
+use super::processes::Processes;
+use super::{Due, LOSS_INTERVAL_NS, PROGRESS_INTERVAL_NS, Session, Sink, nanoseconds};
+use crate::accounts::LossMeter;
+use crate::cost::CostMeter;
+use crate::error::{Error, kernel};
+use crate::host::{HostFacts, clock_pair, monotonic_ns};
+use crate::plan::{self, Plan};
+use crate::probes::Probe;
+use crate::ring::{Config, SharedMaps};
+use crate::sampler::Sampler;
+use crate::target::find::{self, ProcessFacts};
+use crate::target::launch::{Launched, ResourceLimits};
+use crate::{Options, TargetSpec};
+
+/// The inode of the initial pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// What was asked for, found or prepared.
+struct Wanted {
+    launched: Option<Launched>,
+    running: Vec<ProcessFacts>,
+    how: &'static str,
+    comm: Option<String>,
+    notes: Vec<String>,
+}
+
+/// Starts a recording; the target runs when this returns.
+pub(super) fn start(options: &Options) -> Result<Session<'_>, Error> {
+    let cost = CostMeter::start();
+    let limits = ResourceLimits::current();
+    let facts = HostFacts::gather();
+    let plan = plan::plan(&facts, &options.without)?;
+    check_pid_namespace()?;
+    let wanted = find_targets(&options.target, &limits)?;
+    raise_limits();
+    let writer = CaptureWriter::create(&options.output)?;
+    let started = begin(options, &facts, plan, wanted, writer, cost);
+    if started.is_err() {
+        // Nothing was recorded, and the name would be taken at the next attempt.
+        let _ = std::fs::remove_dir_all(&options.output);
+    }
+    started
+}
+
+/// Pids in the kernel are those of the initial namespace; elsewhere every process would be the wrong one.
+fn check_pid_namespace() -> Result<(), Error> {
+    match std::fs::read_link("/proc/self/ns/pid") {
+        Ok(ns) if ns != Path::new(INITIAL_PID_NAMESPACE) => Err(Error::NotPermitted {
+            what: "this is a container with a pid namespace of its own, where the kernel's pids mean other processes"
+                .to_owned(),
+            next: "run the recorder on the host, or in a container with the host's pid namespace (--pid=host)",
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn find_targets(target: &TargetSpec, limits: &ResourceLimits) -> Result<Wanted, Error> {
+    let mut wanted = Wanted { launched: None, running: Vec::new(), how: "pid", comm: None, notes: Vec::new() };
+    match target {
+        TargetSpec::Launch { argv } => {
+            wanted.how = "launched";
+            wanted.launched = Some(Launched::prepare(argv, limits)?);
+        }
+        TargetSpec::Pid(pid) => {
+            let found = find::by_pid(*pid)?;
+            wanted.notes.extend(found.note);
+            wanted.running.push(found.facts);
+        }
+        TargetSpec::Comm(name) => {
+            wanted.how = "comm";
+            wanted.comm = Some(name.clone());
+            wanted.running = find::by_comm(name)?;
+        }
+    }
+    Ok(wanted)
+}
+
+/// Locked memory counted against BPF maps before 5.11, and every probe needs descriptors per CPU. Either may be refused
+/// and is not needed everywhere: loading tells.
+fn raise_limits() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY);
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn begin<'a>(
+    options: &'a Options,
+    facts: &HostFacts,
+    plan: Plan,
+    wanted: Wanted,
+    writer: CaptureWriter,
+    cost: CostMeter,
+) -> Result<Session<'a>, Error> {
+    let attach_begin_ns = monotonic_ns();
+    let shared = SharedMaps::create(options.ring_bytes)?;
+    let mut processes = Processes::default();
+    let next_image = add_targets(&wanted, &shared, &mut processes)?;
+    shared.configure(&Config {
+        off_cpu_min_ns: nanoseconds(options.off_cpu_min).unsigned_abs(),
+        io_calls_per_process: options.io_calls_per_process,
+        comm: wanted.comm,
+        next_image,
+    })?;
+    let sink = Rc::new(RefCell::new(Sink::new(writer)));
+    let ring = open_ring(&shared, &sink)?;
+    let (probes, absent) = load_all(plan, &shared)?;
+    let now = monotonic_ns();
+    let mut session = Session {
+        options,
+        began: Instant::now(),
+        sink,
+        ring,
+        probes,
+        losses: LossMeter::new(now),
+        sampler: Sampler::new(processes.alive()),
+        shared,
+        manifest: manifest(options, facts, attach_begin_ns, absent),
+        processes,
+        launched: wanted.launched,
+        cost,
+        ended: VecDeque::new(),
+        due: Due {
+            sample: now,
+            losses: now + LOSS_INTERVAL_NS,
+            roll: now + nanoseconds(options.segment_interval),
+            progress: now + PROGRESS_INTERVAL_NS,
+        },
+    };
+    wanted.notes.into_iter().for_each(|n| session.problem(n));
+    session.attach_to_running(&wanted.running);
+    session.let_go()?;
+    session.roll();
+    Ok(session)
+}
+
+/// Puts the targets into the kernel's map; the answer is the first image number that is free.
+fn add_targets(wanted: &Wanted, shared: &SharedMaps, processes: &mut Processes) -> Result<u32, Error> {
+    let mut image = 1;
+    let launched = wanted.launched.iter().map(|l| (l.pid(), true));
+    let running = wanted.running.iter().map(|f| (f.pid, false));
+    for (pid, waits) in launched.chain(running) {
+        shared.add_target(pid, image, waits)?;
+        processes.add(pid, image, wanted.how.to_owned());
+        image += 1;
+    }
+    Ok(image)
+}
+
+fn open_ring(shared: &SharedMaps, sink: &Rc<RefCell<Sink>>) -> Result<RingBuffer<'static>, Error> {
+    let sink = sink.clone();
+    let mut builder = RingBufferBuilder::new();
+    let take = move |bytes: &[u8]| {
+        sink.borrow_mut().take(bytes);
+        0
+    };
+    builder.add(&shared.ring, take).map_err(kernel("open the ring buffer"))?;
+    builder.build().map_err(kernel("map the ring buffer"))
+}
+
+/// Loads everything first and attaches it then, so that the probes begin as close together as can be.
+fn load_all(plan: Plan, shared: &SharedMaps) -> Result<(Vec<Loaded>, Vec<ProbeReport>), Error> {
+    let mut absent = plan.absent;
+    let mut probes: Vec<Loaded> = Vec::new();
+    let mut refuse = |probe: &'static dyn Probe, e: String| absent.push(plan::absent(probe, e));
+    for probe in plan.load {
+        match Loaded::load(probe, shared) {
+            Ok(loaded) => probes.push(loaded),
+            Err(e) => refuse(probe, e),
+        }
+    }
+    probes.retain_mut(|p| match p.attach() {
+        Ok(()) => true,
+        Err(e) => {
+            refuse(p.probe, e);
+            false
+        }
+    });
+    if probes.is_empty() {
+        let reasons: Vec<String> =
+            absent.iter().map(|r| format!("{}: {}", r.name, r.reason.as_deref().unwrap_or("?"))).collect();
+        return Err(Error::NotPermitted {
+            what: format!("no probe could be loaded: {}", reasons.join("; ")),
+            next: "see `mtrace doctor` for what this host allows and how to enable the rest",
+        });
+    }
+    Ok((probes, absent))
+}
+
+fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: Vec<ProbeReport>) -> Manifest {
+    let mut host = facts.host.clone();
+    if !options.with_hostname {
+        host.hostname = None;
+    }
+    let knobs = BTreeMap::from([
+        ("ring_bytes".to_owned(), json!(options.ring_bytes)),
+        ("sample_interval_ns".to_owned(), json!(nanoseconds(options.sample_interval))),
+        ("segment_interval_ns".to_owned(), json!(nanoseconds(options.segment_interval))),
+        ("off_cpu_min_ns".to_owned(), json!(nanoseconds(options.off_cpu_min))),
+        ("io_calls_per_process".to_owned(), json!(options.io_calls_per_process)),
+        ("duration_ns".to_owned(), json!(options.duration.map(nanoseconds))),
+        ("without".to_owned(), json!(options.without)),
+    ]);
+    Manifest {
+        mtrace_version: env!("CARGO_PKG_VERSION").to_owned(),
+        host,
+        clocks: vec![clock_pair()],
+        window: Window { attach_begin_ns: Some(attach_begin_ns), ..Window::default() },
+        probes: absent,
+        knobs,
+        ..Manifest::default()
+    }
+}
+
+impl Session<'_> {
+    fn attach_to_running(&mut self, running: &[ProcessFacts]) {
+        for facts in running {
+            self.look_for_go(facts.pid, false);
+        }
+        self.manifest.window.start_ns = Some(monotonic_ns());
+        for facts in running {
+            // Read again: threads came and went since it was found. If it is gone, so be it.
+            let facts = ProcessFacts::read(facts.pid).unwrap_or_else(|| facts.clone());
+            self.processes.attached(&facts, &mut self.sink.borrow_mut());
+        }
+    }
+
+    /// Lets a launched command exec, looks at it while it is stopped there, and lets it run.
+    fn let_go(&mut self) -> Result<(), Error> {
+        let Some(launched) = self.launched.as_mut() else { return Ok(()) };
+        let pid = launched.pid();
+        self.manifest.window.start_ns = Some(monotonic_ns());
+        let stop = launched.exec_stopped()?;
+        self.processes.stopped = stop.exact.then_some(pid);
+        self.drain();
+        if self.shared.still_waits(pid) {
+            self.unseen_exec(pid)?;
+        }
+        self.processes.stopped = None;
+        self.began = Instant::now();
+        if let Some(note) = stop.note {
+            self.problem(note);
+        }
+        if let Some(launched) = self.launched.as_mut() {
+            launched.resume()?;
+        }
+        Ok(())
+    }
+
+    /// Without `process_events` nobody told of the exec.
+    fn unseen_exec(&mut self, pid: u32) -> Result<(), Error> {
+        self.shared.add_target(pid, self.processes.image(pid).unwrap_or(0), false)?;
+        if let Some(facts) = ProcessFacts::read(pid) {
+            self.processes.attached(&facts, &mut self.sink.borrow_mut());
+        }
+        self.look_for_go(pid, self.processes.stopped == Some(pid));
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Counts, stacks and accounts of live recordings against what the recorded programs say themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod record_support;
+
+use std::collections::BTreeMap;
+
+use mtrace_formats::tables::{
+    Fault, FaultKind, Loss, MapRow, MemoryCall, MemoryCallKind, ProcessEvent, ProcessEventKind, SnapshotReason,
+};
+use record_support::{Recording, bpf_works, compile, record_command};
+
+/// Fault rows in the window that the program printed.
+fn faults_in_window(r: &Recording, said: &serde_json::Value) -> Vec<Fault> {
+    let n = |key: &str| said[key].as_i64().unwrap();
+    r.rows::<Fault>()
+        .into_iter()
+        .filter(|f| i64::from(f.pid) == n("pid") && f.ts >= n("from") && f.ts < n("to"))
+        .collect()
+}
+
+fn assert_faults_match(r: &Recording, said: &serde_json::Value) {
+    let rows = faults_in_window(r, said);
+    let n = |key: &str| said[key].as_u64().unwrap();
+    let of = |kind| rows.iter().filter(|f| f.kind == kind).count() as u64;
+    assert_eq!((of(FaultKind::Minor), of(FaultKind::Major)), (n("minflt"), n("majflt")));
+    let stacks = r.stacks();
+    for (start, call_path) in [
+        ("a", &["leaf_touch", "a_inner", "a_outer", "faults", "main"][..]),
+        ("b", &["library_touch", "b_innermost", "b_inner", "b_outer", "faults", "main"][..]),
+    ] {
+        let region = n(start)..n(start) + n("pages") * 4096;
+        let here: Vec<&Fault> = rows.iter().filter(|f| region.contains(&f.addr)).collect();
+        assert_eq!(here.len() as u64, n("pages"), "region {start}");
+        for f in here {
+            let stack = &stacks[&f.stack_id.expect("a stack")];
+            // In region b the innermost frame is the C library's memset, under whatever name it has here.
+            let own: Vec<&str> =
+                stack.iter().map(String::as_str).skip_while(|n| n.contains("memset")).take(call_path.len()).collect();
+            assert_eq!(own, call_path, "whole stack: {stack:?}");
+            assert_eq!(f.error_code, Some(6), "a write of user code to a page that is not present");
+            assert!(f.dur.is_some_and(|d| d > 0), "{f:?}");
+        }
+    }
+}
+
+#[test]
+fn faults_are_counted_as_getrusage_does_and_their_stacks_are_right() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    let r = record_command(&known, &["faults", "5000"], |_| {});
+    assert_eq!((r.summary.exit_status, r.summary.end_reason.as_str()), (Some(0), "target exited"));
+    r.assert_nothing_lost();
+    assert_faults_match(&r, &r.said[0]);
+}
+
+#[test]
+fn children_are_followed_through_fork_and_exec() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    let r = record_command(&known, &["fork", "5"], |_| {});
+    assert_eq!(r.summary.exit_status, Some(7 << 8));
+    r.assert_nothing_lost();
+    assert_eq!(r.said.len(), 5);
+    r.said.iter().for_each(|said| assert_faults_match(&r, said));
+
+    let events = r.rows::<ProcessEvent>();
+    for said in &r.said {
+        let pid = said["pid"].as_u64().unwrap() as u32;
+        let of_child: Vec<_> = events.iter().filter(|e| e.pid == pid).collect();
+        let kinds: Vec<_> = of_child.iter().map(|e| e.event).collect();
+        use ProcessEventKind as K;
+        assert_eq!(kinds[0], K::Fork);
+        assert!(kinds.contains(&K::Exec));
+        assert_eq!(kinds[kinds.len() - 2..], [K::ThreadExit, K::Exit]);
+        let exec = of_child.iter().find(|e| e.event == K::Exec).unwrap();
+        assert_eq!(exec.path.as_deref(), Some(known.to_str().unwrap()));
+        assert_eq!(of_child.last().unwrap().status, Some(0));
+        let target = r.capture.manifest.targets.iter().find(|t| t.pid == pid).unwrap();
+        assert!(target.how.starts_with("child of "), "{target:?}");
+    }
+}
+
+#[test]
+fn memory_calls_are_counted_as_the_program_counts_them() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let memcalls = compile("memcalls.c", dir.path());
+    let r = record_command(&memcalls, &[], |_| {});
+    assert_eq!(r.summary.exit_status, Some(0));
+    r.assert_nothing_lost();
+    let said = &r.said[0];
+    let calls = r.rows::<MemoryCall>();
+    for actor in said["actors"].as_array().unwrap() {
+        assert_calls_match(&calls, said, actor);
+    }
+}
+
+fn assert_calls_match(calls: &[MemoryCall], said: &serde_json::Value, actor: &serde_json::Value) {
+    let tid = actor["tid"].as_u64().unwrap() as u32;
+    let marker = |which: &str| {
+        let advice = said[which].as_u64().unwrap() as u32;
+        move |c: &&MemoryCall| c.tid == tid && c.call == MemoryCallKind::Madvise && c.prot_or_advice == Some(advice)
+    };
+    let begin = calls.iter().find(marker("marker_begin")).expect("the begin marker").ts;
+    let end = calls.iter().find(marker("marker_end")).expect("the end marker").ts;
+    // (call, errno) → count; no errno is success. brk fails without one: it returns the old break.
+    let mut found: BTreeMap<(String, Option<i32>), u64> = BTreeMap::new();
+    for c in calls.iter().filter(|c| c.tid == tid && c.ts >= begin && c.ts <= end) {
+        let refused = c.call == MemoryCallKind::Brk && c.addr != 0 && c.result != Some(c.addr);
+        let errno = if refused { Some(12) } else { c.errno };
+        *found.entry((c.call.to_string(), errno)).or_default() += 1;
+    }
+    let mut expected: BTreeMap<(String, Option<i32>), u64> = BTreeMap::new();
+    for (call, counts) in actor["calls"].as_object().unwrap() {
+        let mut add = |errno, n: &serde_json::Value| {
+            let n = n.as_u64().unwrap();
+            if n > 0 {
+                expected.insert((call.clone(), errno), n);
+            }
+        };
+        add(None, &counts["ok"]);
+        for (errno, n) in counts["errno"].as_object().unwrap() {
+            add(Some(errno.parse().unwrap()), n);
+        }
+    }
+    // The C library starts threads with an mprotect or mmap of its own in the main thread only.
+    assert_eq!(found, expected, "{}", actor["role"]);
+}
+
+#[test]
+fn nothing_is_lost_at_full_speed_and_memory_and_disk_stay_small() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let faultloop = compile("faultloop.c", dir.path());
+    let r = record_command(&faultloop, &["64", "20"], |_| {});
+    r.assert_nothing_lost();
+    let pages = r.said[0]["pages"].as_f64().unwrap() as usize;
+    let faults = r.rows::<Fault>();
+    let writes = faults.iter().filter(|f| f.error_code == Some(6)).count();
+    assert!(writes >= pages, "{writes} of {pages}");
+    let bytes: u64 =
+        r.capture.manifest.segments.iter().filter(|s| s.table == "faults").map(|s| s.bytes).sum();
+    let per_fault = bytes as f64 / faults.len() as f64;
+    eprintln!("{per_fault:.2} bytes per fault, cost {:?}", r.summary.cost);
+    assert!(per_fault <= 6.0, "{per_fault} bytes per fault");
+}
+
+#[test]
+fn a_ring_that_is_too_small_loses_rows_and_accounts_for_each() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let faultloop = compile("faultloop.c", dir.path());
+    let r = record_command(&faultloop, &["64", "4"], |o| o.ring_bytes = 4096);
+    r.assert_accounts_balance();
+    let lost = r.account("faults").lost["ring_full"];
+    assert!(lost > 0);
+    assert!(r.rows::<Loss>().iter().all(|l| l.dur > 0 && l.count > 0));
+}
+
+#[test]
+fn a_program_that_exits_at_once_is_a_proper_capture() {
+    if !bpf_works() {
+        return;
+    }
+    let r = record_command(std::path::Path::new("/bin/true"), &[], |_| {});
+    r.assert_nothing_lost();
+    let maps = r.rows::<MapRow>();
+    let exact = maps.iter().filter(|m| m.reason == SnapshotReason::Exec && m.ts == m.ts_end).count();
+    assert!(exact > 5, "the snapshot at the stopped exec: {maps:?}");
+    let kinds: Vec<_> = r.rows::<ProcessEvent>().iter().map(|e| e.event).collect();
+    use ProcessEventKind as K;
+    assert_eq!(kinds, [K::Exec, K::Exec, K::ThreadExit, K::Exit]);
+    assert!(r.rows::<Fault>().len() > 20);
+}
+
+#[test]
+fn probes_that_are_switched_off_are_absent_and_the_rest_is_recorded() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    let r = record_command(&known, &["faults", "100"], |o| {
+        o.without = vec!["process_events".to_owned(), "memory_calls".to_owned()];
+    });
+    assert_eq!(r.summary.end_reason, "target exited");
+    let reasons: BTreeMap<_, _> =
+        r.capture.manifest.probes.iter().map(|p| (p.name.as_str(), p.reason.as_deref())).collect();
+    assert_eq!(reasons["process_events"], Some("switched off"));
+    assert!(r.rows::<MemoryCall>().is_empty());
+    let rows = faults_in_window(&r, &r.said[0]);
+    assert_eq!(rows.len() as u64, r.said[0]["minflt"].as_u64().unwrap());
+}

@@ -1,0 +1,174 @@
+//! How recordings begin and end: a kill of the recorder, a duration, a running process, bad arguments.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod record_support;
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use mtrace_formats::capture::{Capture, State};
+use mtrace_formats::tables::{Fault, MapRow, ProcessEvent, ProcessEventKind, SnapshotReason, SymbolRow};
+use mtrace_recorder::{ErrorKind, Options, TargetSpec, record};
+use record_support::{bpf_works, compile, record_command};
+
+/// Ends a program when the test does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(program: &Path, args: &[&str]) -> Running {
+    Running(Command::new(program).args(args).spawn().unwrap())
+}
+
+fn no_stop() -> AtomicBool {
+    AtomicBool::new(false)
+}
+
+/// Not a test: the recorder of the test below, in a process of its own.
+#[test]
+fn recorder_process() {
+    let Some(output) = std::env::var_os("MTRACE_TEST_RECORD_TO") else { return };
+    let program = std::env::var_os("MTRACE_TEST_PROGRAM").unwrap();
+    let target = TargetSpec::Launch { argv: vec![program, "loop".into()] };
+    let mut options = Options::new(target, output.into());
+    options.segment_interval = Duration::from_millis(300);
+    let _ = record(&options, &no_stop(), &mut |_| {});
+}
+
+#[test]
+fn a_recorder_that_is_killed_leaves_readable_segments() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    let output = dir.path().join("killed.mtrace");
+    let mut recorder = Running(
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "recorder_process"])
+            .env("MTRACE_TEST_RECORD_TO", &output)
+            .env("MTRACE_TEST_PROGRAM", &known)
+            .spawn()
+            .unwrap(),
+    );
+    let until = Instant::now() + Duration::from_secs(60);
+    while !output.join("faults/000003.parquet").exists() {
+        assert!(Instant::now() < until, "no third segment within a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    recorder.0.kill().unwrap();
+    recorder.0.wait().unwrap();
+    let _ = Command::new("pkill").args(["-f", known.to_str().unwrap()]).status();
+
+    let capture = Capture::open(&output).unwrap();
+    assert_eq!(capture.manifest.state, State::Recording);
+    let (faults, skipped) = capture.read::<Fault>();
+    assert!(skipped.is_empty(), "{skipped:?}");
+    assert!(faults.len() > 1000);
+    let (maps, _) = capture.read::<MapRow>();
+    assert!(maps.iter().any(|m| m.reason == SnapshotReason::Exec));
+    assert!(!capture.manifest.probes.is_empty() && !capture.manifest.targets.is_empty());
+}
+
+#[test]
+fn a_running_process_is_recorded_for_a_duration_and_left_alone() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    let mut program = start(&known, &["loop"]);
+    std::thread::sleep(Duration::from_millis(100));
+    let mut options = Options::new(TargetSpec::Pid(program.0.id()), dir.path().join("pid.mtrace"));
+    options.duration = Some(Duration::from_millis(600));
+    let summary = record(&options, &no_stop(), &mut |_| {}).unwrap();
+    assert_eq!(summary.end_reason, "duration");
+    assert!(program.0.try_wait().unwrap().is_none(), "it still runs");
+
+    let capture = Capture::open(&options.output).unwrap();
+    let (faults, _) = capture.read::<Fault>();
+    assert!(faults.len() > 1000);
+    let (events, _) = capture.read::<ProcessEvent>();
+    assert_eq!(events[0].event, ProcessEventKind::Attach);
+    assert_eq!(events[0].path.as_deref(), known.to_str());
+    let (maps, _) = capture.read::<MapRow>();
+    for reason in [SnapshotReason::Attach, SnapshotReason::End] {
+        assert!(maps.iter().any(|m| m.reason == reason), "{reason}");
+    }
+    let (symbols, _) = capture.read::<SymbolRow>();
+    assert!(symbols.iter().any(|s| s.function.as_deref() == Some("leaf_touch")));
+}
+
+#[test]
+fn a_process_that_takes_the_name_later_is_recorded_too() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    let named = dir.path().join("mtrace-later");
+    std::fs::rename(&known, &named).unwrap();
+    let _first = start(&named, &["loop"]);
+    std::thread::sleep(Duration::from_millis(100));
+    let mut options = Options::new(TargetSpec::Comm("mtrace-later".to_owned()), dir.path().join("comm.mtrace"));
+    options.duration = Some(Duration::from_millis(1500));
+    let mut later = None;
+    record(&options, &no_stop(), &mut |p| {
+        if p.targets == 1 && later.is_none() {
+            later = Some(start(&named, &["loop"]));
+        }
+    })
+    .unwrap();
+    let second = later.as_ref().unwrap().0.id();
+    let capture = Capture::open(&options.output).unwrap();
+    let (faults, _) = capture.read::<Fault>();
+    assert!(faults.iter().filter(|f| f.pid == second).count() > 1000);
+    assert!(capture.manifest.targets.iter().any(|t| t.pid == second && t.how == "comm"));
+}
+
+#[test]
+fn a_launched_command_is_ended_with_the_recording_and_its_end_is_recorded() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    let r = record_command(&known, &["loop"], |o| o.duration = Some(Duration::from_millis(500)));
+    assert_eq!((r.summary.end_reason.as_str(), r.summary.exit_status), ("duration", Some(15)));
+    r.assert_nothing_lost();
+    let events = r.rows::<ProcessEvent>();
+    assert_eq!(events.last().unwrap().status, Some(15));
+    assert!(r.rows::<MapRow>().iter().any(|m| m.reason == SnapshotReason::End));
+}
+
+#[test]
+fn bad_targets_are_one_clear_error_and_leave_no_capture_behind() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("bad.mtrace");
+    let try_it = |target| record(&Options::new(target, output.clone()), &no_stop(), &mut |_| {}).unwrap_err();
+    let argv = |s: &str| TargetSpec::Launch { argv: vec![s.into()] };
+
+    assert_eq!(try_it(TargetSpec::Pid(u32::MAX - 1)).kind(), ErrorKind::NoSuchTarget);
+    assert_eq!(try_it(TargetSpec::Comm("no-such-name".to_owned())).kind(), ErrorKind::NoSuchTarget);
+    assert_eq!(try_it(argv("no-such-command")).kind(), ErrorKind::CannotExecute);
+    // Passes every check before the exec, and fails there.
+    let broken = dir.path().join("broken");
+    std::fs::write(&broken, b"\x7fELF\x02garbage\0\0").unwrap();
+    std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(try_it(argv(broken.to_str().unwrap())).kind(), ErrorKind::CannotExecute);
+    assert!(!output.exists());
+
+    std::fs::create_dir(&output).unwrap();
+    assert_eq!(try_it(argv("/bin/true")).kind(), ErrorKind::Output);
+    assert!(output.exists(), "what was there before is not touched");
+}

@@ -1,0 +1,132 @@
+//! What the recording tests share: programs, a recording of one, and the honest skip.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use mtrace_formats::capture::{Account, Capture, State};
+use mtrace_formats::table::Row;
+use mtrace_formats::tables::{Frame, LossReason, SymbolRow};
+use mtrace_recorder::host::HostFacts;
+use mtrace_recorder::{Options, Summary, TargetSpec, record};
+
+/// True if BPF works here; says loudly if it does not. `MTRACE_REQUIRE_BPF=1` makes that a failure.
+pub fn bpf_works() -> bool {
+    let facts = HostFacts::gather();
+    let refused = match facts.bpf_map {
+        t if t.works() => return true,
+        other => format!("{other:?}, uid {}", facts.uid),
+    };
+    assert!(std::env::var_os("MTRACE_REQUIRE_BPF").is_none(), "BPF refused: {refused}");
+    eprintln!("skipped: BPF refused: {refused}");
+    false
+}
+
+/// Compiles a C program of this folder or of testdata/services, with frame pointers.
+pub fn compile(source: &str, dir: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = root.join("tests/record_support").join(source);
+    let source = if own.exists() { own } else { root.join("../../testdata/services").join(source) };
+    let program = dir.join(source.file_stem().unwrap());
+    let status = Command::new("cc")
+        .args(["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread", "-o"])
+        .arg(&program)
+        .arg(&source)
+        .status()
+        .expect("a C compiler");
+    assert!(status.success(), "failed to compile {}", source.display());
+    program
+}
+
+/// A finished recording.
+pub struct Recording {
+    pub summary: Summary,
+    pub capture: Capture,
+    /// What the program printed, line by line.
+    pub said: Vec<serde_json::Value>,
+    pub dir: tempfile::TempDir,
+}
+
+impl Recording {
+    pub fn rows<R: Row>(&self) -> Vec<R> {
+        let (rows, skipped) = self.capture.read::<R>();
+        assert!(skipped.is_empty(), "{skipped:?}");
+        rows
+    }
+
+    /// The functions of each stack, innermost first, inlined ones included.
+    pub fn stacks(&self) -> BTreeMap<u32, Vec<String>> {
+        let mut by_place: BTreeMap<(u32, u32, u32), String> = BTreeMap::new();
+        for s in self.rows::<SymbolRow>() {
+            let name = s.function.unwrap_or_else(|| "?".to_owned());
+            by_place.insert((s.stack_id, s.depth, s.inline_depth), name);
+        }
+        let mut stacks: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for ((stack, _, _), name) in by_place {
+            stacks.entry(stack).or_default().push(name);
+        }
+        let frames: std::collections::BTreeSet<u32> = self.rows::<Frame>().iter().map(|f| f.stack_id).collect();
+        assert!(stacks.keys().all(|id| frames.contains(id)), "a symbol without a frame");
+        assert_eq!(frames.len(), stacks.len(), "a stack without symbols");
+        stacks
+    }
+
+    pub fn account(&self, probe: &str) -> &Account {
+        self.capture.manifest.accounts.iter().find(|a| a.probe == probe).expect(probe)
+    }
+
+    /// Every event is a row or a counted loss, and what the manifest says is what the tables hold.
+    pub fn assert_accounts_balance(&self) {
+        use mtrace_formats::tables as t;
+        assert_eq!(self.capture.manifest.state, State::Complete);
+        let held: BTreeMap<&str, usize> = BTreeMap::from([
+            ("memory_calls", self.rows::<t::MemoryCall>().len()),
+            ("faults", self.rows::<t::Fault>().len()),
+            ("gc_events", self.rows::<t::GcEvent>().len()),
+            ("process_events", self.rows::<t::ProcessEvent>().len()),
+            ("io_calls", self.rows::<t::IoCall>().len()),
+            ("off_cpu", self.rows::<t::OffCpu>().len()),
+        ]);
+        let losses = self.rows::<t::Loss>();
+        for a in &self.capture.manifest.accounts {
+            let lost: u64 = a.lost.values().sum();
+            assert_eq!(a.seen, a.written + lost, "{a:?}");
+            assert_eq!(a.written, held[a.table.as_str()] as u64, "{a:?}");
+            for (reason, count) in a.lost.iter().chain(&a.incomplete) {
+                let reason = LossReason::from_name(reason).unwrap();
+                let rows = losses.iter().filter(|l| l.probe == a.probe && l.reason == reason);
+                assert_eq!(rows.map(|l| l.count).sum::<u64>(), *count, "{a:?}");
+            }
+        }
+    }
+
+    pub fn assert_nothing_lost(&self) {
+        self.assert_accounts_balance();
+        for a in &self.capture.manifest.accounts {
+            assert!(a.lost.is_empty(), "{a:?}");
+        }
+    }
+}
+
+/// Records a command whose standard output goes to a file.
+pub fn record_command(program: &Path, args: &[&str], tweak: impl FnOnce(&mut Options)) -> Recording {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let mut argv: Vec<OsString> = vec!["sh".into(), "-c".into()];
+    argv.push(format!("exec \"$0\" \"$@\" > '{}' < /dev/null", out.display()).into());
+    argv.push(program.into());
+    argv.extend(args.iter().map(OsString::from));
+    let mut options = Options::new(TargetSpec::Launch { argv }, dir.path().join("test.mtrace"));
+    options.duration = Some(Duration::from_secs(120));
+    tweak(&mut options);
+    let summary = record(&options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let text = std::fs::read_to_string(&out).unwrap_or_default();
+    let said = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+    let capture = Capture::open(&options.output).unwrap();
+    assert!(capture.problems.is_empty(), "{:?}", capture.problems);
+    Recording { summary, capture, said, dir }
+}

@@ -1,0 +1,3 @@
+module gcgrowth
+
+go 1.25
