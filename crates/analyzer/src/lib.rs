@@ -15,7 +15,6 @@ pub mod symbols;
 mod test_rows;
 pub mod report;
 pub mod rules;
-#[path = "report/format.rs"]
 mod units;
 mod verdict;
 

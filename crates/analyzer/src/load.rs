@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use mtrace_formats::capture::{Capture, Skipped};
 use mtrace_formats::table::Row;
 use mtrace_formats::tables::{
-    Fault, FaultKind, FileRow, Frame, GcEvent, IoCall, Loss, MapRow, MemoryCall, OffCpu, ProcessEvent, Sample,
+    Fault, FaultKind, FileRow, Frame, GcEvent, IoCall, Loss, MapRow, MemoryCall, OffCpu, ProcessEvent, Refusal, Sample,
 };
 use rayon::prelude::*;
 
@@ -104,6 +104,8 @@ pub struct Tables {
     pub maps: Vec<MapRow>,
     /// Mapped files.
     pub files: Vec<FileRow>,
+    /// What the kernel counted when it refused a mapping.
+    pub refusals: Vec<Refusal>,
     /// Periodic samples.
     pub samples: Vec<Sample>,
     /// Losses.
@@ -173,6 +175,10 @@ pub fn load(capture: &Capture) -> Tables {
         s.ts = clamp(s.ts, 0).0;
         s
     }));
+    t.refusals = note.take::<Refusal, _>(read(capture, |mut r: Refusal| {
+        r.ts = clamp(r.ts, 0).0;
+        r
+    }));
     t.losses = note.take::<Loss, _>(read(capture, |mut l: Loss| {
         (l.ts, l.dur) = clamp(l.ts, l.dur);
         l
@@ -237,6 +243,7 @@ fn sort(t: &mut Tables) {
     t.maps.sort_by_key(|m| (m.ts, m.pid, m.start_addr));
     t.samples.sort_by_key(|s| s.ts);
     t.losses.sort_by_key(|l| l.ts);
+    t.refusals.sort_by_key(|r| (r.tid, r.ts));
 }
 
 fn read<R: Row, T: Send>(capture: &Capture, convert: impl Fn(R) -> T + Sync) -> Read<T> {

@@ -29,7 +29,37 @@ struct FrameRow {
 struct Stack {
     first: u32,
     len: u32,
-    location: u32,
+    location: LocationId,
+    function: FunctionId,
+}
+
+/// Stacks by number: the recorder counts from one, so that a plain vector serves; a capture that does not is looked
+/// up in a map.
+#[derive(Debug, Default)]
+struct StackMap {
+    dense: Vec<Option<Stack>>,
+    sparse: HashMap<u32, Stack>,
+}
+
+impl StackMap {
+    fn new(mut stacks: HashMap<u32, Stack>) -> Self {
+        let max = stacks.keys().max().map_or(0, |id| *id as usize);
+        if max > stacks.len() * 4 + 1024 {
+            return Self { dense: Vec::new(), sparse: stacks };
+        }
+        let mut dense = vec![None; max + 1];
+        for (id, stack) in stacks.drain() {
+            dense[id as usize] = Some(stack);
+        }
+        Self { dense, sparse: stacks }
+    }
+
+    fn get(&self, id: u32) -> Option<&Stack> {
+        match self.dense.get(id as usize) {
+            Some(stack) => stack.as_ref(),
+            None => self.sparse.get(&id),
+        }
+    }
 }
 
 /// All stacks of a capture.
@@ -37,13 +67,16 @@ struct Stack {
 pub struct SymbolTable {
     strings: Vec<String>,
     frames: Vec<FrameRow>,
-    stacks: HashMap<u32, Stack>,
+    stacks: StackMap,
     locations: Vec<CodeLocation>,
     named: (u64, u64),
 }
 
 /// Number of a [`CodeLocation`] in a [`SymbolTable`]; [`NONE`] if unknown.
 pub type LocationId = u32;
+
+/// Number of a function (of a binary) in a [`SymbolTable`], whatever the line; [`NONE`] if unknown.
+pub type FunctionId = u32;
 
 impl SymbolTable {
     /// Begins a table from the rows of `frames`.
@@ -55,7 +88,12 @@ impl SymbolTable {
     /// dynamic linker and the standard library; if there is none, the first outside the runtime; if there is none,
     /// the outermost one that says something.
     pub fn location_id(&self, stack: u32) -> LocationId {
-        self.stacks.get(&stack).map_or(NONE, |s| s.location)
+        self.stacks.get(stack).map_or(NONE, |s| s.location)
+    }
+
+    /// The function of [`SymbolTable::location_id`]: what belongs together though its lines differ.
+    pub fn function_id(&self, stack: u32) -> FunctionId {
+        self.stacks.get(stack).map_or(NONE, |s| s.function)
     }
 
     /// The location with this number.
@@ -92,7 +130,7 @@ impl SymbolTable {
     }
 
     fn rows(&self, stack: u32) -> &[FrameRow] {
-        self.stacks.get(&stack).map_or(&[], |s| {
+        self.stacks.get(stack).map_or(&[], |s| {
             self.frames.get(s.first as usize..(s.first + s.len) as usize).unwrap_or(&[])
         })
     }
@@ -153,6 +191,7 @@ impl SymbolTableBuilder {
         self.symbols.sort_by_key(|s| (s.stack, s.depth, s.inline_depth));
         let modules = Modules::new(maps);
         let mut table = SymbolTable::default();
+        let mut stacks = HashMap::new();
         let mut symbols = self.symbols.iter().peekable();
         let mut i = 0;
         while let Some(f) = self.frames.get(i) {
@@ -178,19 +217,19 @@ impl SymbolTableBuilder {
                 i += 1;
             }
             let (first, len) = (first as u32, (table.frames.len() - first) as u32);
-            table.stacks.insert(stack, Stack { first, len, location: NONE });
+            stacks.insert(stack, Stack { first, len, location: NONE, function: NONE });
         }
         table.strings = self.strings.strings;
-        locate(&mut table);
+        locate(&mut table, stacks);
         table
     }
 }
 
 /// Chooses the location of every stack and interns them.
-fn locate(table: &mut SymbolTable) {
+fn locate(table: &mut SymbolTable, mut stacks: HashMap<u32, Stack>) {
     let classes = pick::classify(&table.strings);
     let mut ids: HashMap<(u32, u32, u32, u32), u32> = HashMap::new();
-    let mut stacks = std::mem::take(&mut table.stacks);
+    let mut functions: HashMap<(u32, u32), u32> = HashMap::new();
     // In order, so that the numbers do not depend on the hash.
     let mut keys: Vec<u32> = stacks.keys().copied().collect();
     keys.sort_unstable();
@@ -214,8 +253,10 @@ fn locate(table: &mut SymbolTable) {
             table.locations.len() as u32 - 1
         });
         ids.insert((f.function, f.file, f.line, f.module), stack.location);
+        let next = functions.len() as u32;
+        stack.function = *functions.entry((f.function, f.module)).or_insert(next);
     }
-    table.stacks = stacks;
+    table.stacks = StackMap::new(stacks);
 }
 
 #[derive(Default)]

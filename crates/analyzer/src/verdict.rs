@@ -10,13 +10,13 @@ const HEADLINE_SHARE: f64 = 0.2;
 const UNEXPLAINED_SHARE: f64 = 0.5;
 
 /// Chooses the verdict. `findings` are ranked already.
-pub fn choose(joined: &Joined, findings: &[Finding]) -> Verdict {
+pub(crate) fn choose(joined: &Joined, findings: &[Finding]) -> Verdict {
     let ledger = joined.ledgers.iter().find(|l| l.total_ns() > 0);
     if let Some(f) = findings.iter().find(|f| f.code != rules::NOT_MEMORY && makes_headline(f)) {
-        return from_finding(VerdictKind::Memory, f);
+        return from_finding(VerdictKind::Memory, f, ledger);
     }
     if let Some(f) = findings.iter().find(|f| f.code == rules::NOT_MEMORY) {
-        return from_finding(VerdictKind::NotMemory, f);
+        return from_finding(VerdictKind::NotMemory, f, ledger);
     }
     match ledger {
         Some(l) if share(l, LedgerCategory::Unexplained) >= UNEXPLAINED_SHARE => unexplained(joined, l),
@@ -37,15 +37,21 @@ fn share(ledger: &Ledger, category: LedgerCategory) -> f64 {
     ledger.wall_ns(category) as f64 / ledger.total_ns().max(1) as f64
 }
 
-fn from_finding(kind: VerdictKind, f: &Finding) -> Verdict {
+fn from_finding(kind: VerdictKind, f: &Finding, ledger: Option<&Ledger>) -> Verdict {
+    let recording = ledger.map_or(0, |l| l.wall_ns(LedgerCategory::Recorder));
     let mut action = sentence(&f.fix.what);
     match (f.fix.gain_low_ns, f.fix.gain_high_ns, &f.cost) {
         (Some(low), Some(high), Some(cost)) => {
             action.push_str(&format!(
-                " The {} gets shorter by {} and keeps about {}.",
+                " The {} gets shorter by {} and keeps about {}{}.",
                 cost.window,
                 units::duration_range(low, high),
-                units::duration((cost.window_ns - high).max(0))
+                units::duration((cost.window_ns - high - recording).max(0)),
+                if recording * 50 > cost.window_ns {
+                    format!(" (another {} of it was the recording itself)", units::duration(recording))
+                } else {
+                    String::new()
+                }
             ));
         }
         _ => {}

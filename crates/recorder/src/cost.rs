@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use libbpf_rs::libbpf_sys;
-use mtrace_formats::capture::{BpfCost, RecorderCost};
+use mtrace_formats::capture::{BpfCost, FaultCost, RecorderCost};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
@@ -20,13 +20,15 @@ pub struct CostMeter {
     system_ns: Option<u64>,
     recording_peak: Option<u64>,
     recording_end_ns: Option<i64>,
+    /// What a fault costs on this host, if it was measured.
+    pub(crate) fault: Option<FaultCost>,
 }
 
 impl CostMeter {
     /// Starts the account. Make it when the recorder starts, before probes are loaded.
     pub fn start() -> Self {
         let (user_ns, system_ns) = own_cpu().unzip();
-        Self { user_ns, system_ns, recording_peak: None, recording_end_ns: None }
+        Self { user_ns, system_ns, recording_peak: None, recording_end_ns: None, fault: None }
     }
 
     /// Notes the end of recording: what follows (symbols, closing files) is accounted apart.
@@ -46,6 +48,7 @@ impl CostMeter {
             rss_peak_recording_bytes: self.recording_peak,
             ring_bytes,
             finish_ns: self.recording_end_ns.map(|end| monotonic_ns().saturating_sub(end).unsigned_abs()),
+            fault: self.fault,
             bpf,
         }
     }

@@ -5,10 +5,12 @@
 //! side counts what it saw and what it had to drop; the manifest's accounts say that nothing is missing silently.
 
 mod accounts;
+mod calibrate;
 pub mod cost;
 pub mod doctor;
 pub mod error;
 pub mod host;
+mod leaf;
 mod plan;
 mod probes;
 mod ring;

@@ -12,6 +12,13 @@ pub(crate) struct Plan {
     pub(crate) absent: Vec<ProbeReport>,
 }
 
+impl Plan {
+    /// The probe whose cost per event is measured beforehand, if it is to run.
+    pub(crate) fn fault_probe(&self) -> Option<&'static dyn Probe> {
+        self.load.iter().copied().find(|p| p.name() == "faults")
+    }
+}
+
 /// Decides.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use crate::error::{Error, kernel};
 /// `struct mt_config` and `struct mt_target` of bpf/wire.h; `struct scratch` of bpf/mtrace.bpf.h.
 const CONFIG_BYTES: u32 = 56;
 const TARGET_BYTES: u32 = 24;
-const SCRATCH_BYTES: u32 = 8 + 24 + 8 + 128 * 8;
+const SCRATCH_BYTES: u32 = 6 * 8 + 65 * 8 + (24 + 8 + 8 + 128 * 8);
 /// Targets at a time.
 const MAX_TARGETS: u32 = 8192;
 /// Stacks that the kernel remembers as sent; the least used ones are sent again.

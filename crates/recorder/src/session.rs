@@ -24,11 +24,12 @@ use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
 use crate::error::Error;
 use crate::host::{clock_pair, monotonic_ns};
+use crate::leaf::Leaves;
 use crate::ring::SharedMaps;
 use crate::sampler::Sampler;
 use crate::target::launch::Launched;
 use crate::{Options, Progress, Summary};
-use load::Loaded;
+pub(crate) use load::Loaded;
 use processes::{Processes, Todo};
 pub(crate) use sink::Sink;
 
@@ -68,6 +69,7 @@ struct Session<'a> {
     shared: SharedMaps,
     manifest: Manifest,
     processes: Processes,
+    leaves: Leaves,
     launched: Option<Launched>,
     sampler: Sampler,
     losses: LossMeter,
@@ -139,6 +141,12 @@ impl Session<'_> {
             if life.is_empty() && code.is_empty() {
                 let rows = sink.files.take_rows();
                 rows.into_iter().for_each(|r| sink.push(r));
+                let (images, leaves) = (&self.processes.images, &mut self.leaves);
+                sink.settle_stacks(|stack| {
+                    let Some(ip) = stack.ips.first() else { return false };
+                    let mapping = images.find(stack.image, *ip);
+                    mapping.and_then(|m| leaves.caller_on_top(m, *ip)) == Some(true)
+                });
                 return;
             }
             let mut todo = Vec::new();

@@ -182,7 +182,8 @@ fn a_program_that_exits_at_once_is_a_proper_capture() {
     assert!(exact > 5, "the snapshot at the stopped exec: {maps:?}");
     let kinds: Vec<_> = r.rows::<ProcessEvent>().iter().map(|e| e.event).collect();
     use ProcessEventKind as K;
-    assert_eq!(kinds, [K::Exec, K::Exec, K::ThreadExit, K::Exit]);
+    // The second exec is the shell's; it takes the program's name first.
+    assert_eq!(kinds, [K::Exec, K::Name, K::Exec, K::ThreadExit, K::Exit]);
     assert!(r.rows::<Fault>().len() > 20);
 }
 

@@ -9,8 +9,8 @@ pub(crate) struct CallKey {
     pub(crate) pid: u32,
     pub(crate) phase: u32,
     pub(crate) kind: u32,
-    /// Location of the caller.
-    pub(crate) location: u32,
+    /// Function of the caller.
+    pub(crate) function: u32,
 }
 
 /// Calls with the same key.
@@ -23,7 +23,7 @@ pub(crate) struct CallRow {
     pub(crate) stack: u32,
 }
 
-const KEYS: [&str; 4] = ["pid", "phase", "kind", "location"];
+const KEYS: [&str; 4] = ["pid", "phase", "kind", "function"];
 
 /// Groups calls, given as (key, bytes, stack); most bytes first.
 pub(crate) fn calls_by_phase(rows: &[(CallKey, u64, u32)]) -> Result<Vec<CallRow>> {
@@ -37,7 +37,7 @@ pub(crate) fn calls_by_phase(rows: &[(CallKey, u64, u32)]) -> Result<Vec<CallRow
             (KEYS[0], column(&|k| k.pid)),
             (KEYS[1], column(&|k| k.phase)),
             (KEYS[2], column(&|k| k.kind)),
-            (KEYS[3], column(&|k| k.location)),
+            (KEYS[3], column(&|k| k.function)),
             ("stack", Values::U32(rows.iter().map(|r| r.2).collect())),
             ("bytes", Values::I64(rows.iter().map(|r| Some(i64::try_from(r.1).unwrap_or(i64::MAX / 2))).collect())),
         ],
@@ -65,9 +65,9 @@ pub(crate) fn calls_by_phase(rows: &[(CallKey, u64, u32)]) -> Result<Vec<CallRow
 }
 
 fn keys(df: &polars::prelude::DataFrame) -> Result<Vec<CallKey>> {
-    let [pid, phase, kind, location] = [u32s(df, KEYS[0])?, u32s(df, KEYS[1])?, u32s(df, KEYS[2])?, u32s(df, KEYS[3])?];
+    let [pid, phase, kind, function] = [u32s(df, KEYS[0])?, u32s(df, KEYS[1])?, u32s(df, KEYS[2])?, u32s(df, KEYS[3])?];
     Ok((0..df.height())
-        .map(|i| CallKey { pid: pid[i], phase: phase[i], kind: kind[i], location: location[i] })
+        .map(|i| CallKey { pid: pid[i], phase: phase[i], kind: kind[i], function: function[i] })
         .collect())
 }
 
@@ -78,11 +78,11 @@ mod tests {
 
     #[test]
     fn calls_are_summed_and_the_heaviest_stack_is_kept() {
-        let key = |phase, location| CallKey { pid: 1, phase, kind: 0, location };
+        let key = |phase, function| CallKey { pid: 1, phase, kind: 0, function };
         let rows =
             [(key(0, 5), 100, 1), (key(0, 5), 50, 2), (key(0, 5), 60, 2), (key(1, 5), 7, 3), (key(0, 6), 300, 9)];
         let got = calls_by_phase(&rows).unwrap();
-        let shown: Vec<_> = got.iter().map(|r| (r.key.phase, r.key.location, r.calls, r.bytes, r.stack)).collect();
+        let shown: Vec<_> = got.iter().map(|r| (r.key.phase, r.key.function, r.calls, r.bytes, r.stack)).collect();
         assert_eq!(shown, [(0, 6, 1, 300, 9), (0, 5, 3, 210, 2), (1, 5, 1, 7, 3)]);
         assert!(calls_by_phase(&[]).unwrap().is_empty());
     }

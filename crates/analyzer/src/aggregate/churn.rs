@@ -7,9 +7,9 @@ use super::frame::{Values, counts, frame, group, heaviest, i64s, nullable, quant
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RefaultRow {
     pub(crate) pid: u32,
-    /// Location of the releaser.
+    /// Function of the releaser.
     pub(crate) releaser: u32,
-    /// Location of the toucher.
+    /// Function of the toucher.
     pub(crate) toucher: u32,
     pub(crate) release_stack: u32,
     pub(crate) touch_stack: u32,

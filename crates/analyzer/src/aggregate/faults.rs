@@ -3,19 +3,19 @@ use std::collections::HashMap;
 use polars::prelude::{IntoLazy as _, LazyFrame, col, len, lit};
 
 use super::Result;
-use super::frame::{Values, counts, frame, group, heaviest, i64s, nullable, quantile, quantiles, u32s};
+use super::frame::{Values, counts, frame, group, i64s, nullable, u32s};
 use crate::load::FaultRow;
 use crate::model::TouchKind;
 use crate::symbols::SymbolTable;
 
-/// Faults with the same kind, mapper, toucher and mapping.
+/// Faults with the same kind, functions of mapper and toucher, and mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct GroupKey {
     pub(crate) pid: u32,
     pub(crate) kind: TouchKind,
-    /// Location of the toucher.
+    /// Function of the toucher.
     pub(crate) toucher: u32,
-    /// Location of the mapper.
+    /// Function of the mapper.
     pub(crate) mapper: u32,
     /// Name of the mapping.
     pub(crate) mapping: u32,
@@ -57,24 +57,23 @@ pub(crate) struct Window {
     pub(crate) end: i64,
 }
 
+/// The finest group: faults that differ in nothing but time, thread and address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CellKey {
+    pub(crate) pid: u32,
+    pub(crate) kind: TouchKind,
+    pub(crate) stack: u32,
+    pub(crate) map_stack: u32,
+    pub(crate) mapping: u32,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct FaultAggregates {
     pub(crate) kinds: Vec<KindRow>,
     pub(crate) groups: Vec<GroupRow>,
+    /// Number of faults by cell.
+    pub(crate) cells: Vec<(CellKey, u64)>,
 }
-
-const KEYS: [&str; 5] = ["pid", "kind", "toucher", "mapper", "mapping"];
-
-/// All kinds; the number of one is its position here.
-const KINDS: [TouchKind; 7] = [
-    TouchKind::AnonFirstTouch,
-    TouchKind::AnonRefault,
-    TouchKind::CopyOnWrite,
-    TouchKind::FileMinor,
-    TouchKind::FileMajor,
-    TouchKind::AnonMajor,
-    TouchKind::Unknown,
-];
 
 /// Groups the faults by kind, and by kind, mapper, toucher and mapping.
 pub(crate) fn faults(
@@ -86,34 +85,95 @@ pub(crate) fn faults(
     if rows.is_empty() {
         return Ok(FaultAggregates::default());
     }
-    let lazy = table(rows, symbols, page_shift)?;
-    let (kinds, groups) = rayon::join(|| by_kind(&lazy), || by_group(&lazy, windows));
-    Ok(FaultAggregates { kinds: kinds?, groups: groups? })
+    let cells = Cells::new(rows, symbols);
+    let lazy = table(rows, &cells, page_shift)?;
+    let (kinds, groups) = rayon::join(|| by_kind(&lazy, &cells), || by_group(&lazy, &cells, windows));
+    let (groups, counts) = groups?;
+    Ok(FaultAggregates { kinds: kinds?, groups, cells: cells.keys.into_iter().zip(counts).collect() })
 }
 
-fn table(rows: &[FaultRow], symbols: &SymbolTable, page_shift: u32) -> Result<LazyFrame> {
-    // Thousands of faults share a stack: one look-up per run of equal ones.
-    let mut last = (u32::MAX, symbols.location_id(u32::MAX));
-    let mut location = |stack: u32| {
-        if stack != last.0 {
-            last = (stack, symbols.location_id(stack));
+/// Numbers for what would be keys of several columns: a group-by over one is several times as fast.
+struct Cells {
+    keys: Vec<CellKey>,
+    groups: Vec<GroupKey>,
+    kinds: Vec<(u32, TouchKind)>,
+    /// Cell of each fault.
+    of_fault: Vec<u32>,
+    /// Group and kind of each cell.
+    group_of: Vec<u32>,
+    kind_of: Vec<u32>,
+}
+
+impl Cells {
+    fn new(rows: &[FaultRow], symbols: &SymbolTable) -> Self {
+        let (mut cells, mut groups, mut kinds) = (Numbers::default(), Numbers::default(), Numbers::default());
+        let (mut group_of, mut kind_of) = (Vec::new(), Vec::new());
+        let mut of_fault = Vec::with_capacity(rows.len());
+        for f in rows {
+            let key = CellKey {
+                pid: f.pid,
+                kind: f.touch,
+                stack: f.stack,
+                map_stack: f.map_stack,
+                mapping: f.mapping,
+            };
+            let cell = cells.number(key);
+            if cell as usize == group_of.len() {
+                group_of.push(groups.number(GroupKey {
+                    pid: f.pid,
+                    kind: f.touch,
+                    toucher: symbols.function_id(f.stack),
+                    mapper: symbols.function_id(f.map_stack),
+                    mapping: f.mapping,
+                }));
+                kind_of.push(kinds.number((f.pid, f.touch)));
+            }
+            of_fault.push(cell);
         }
-        last.1
-    };
-    let touchers = rows.iter().map(|f| location(f.stack)).collect();
-    let mappers = rows.iter().map(|f| location(f.map_stack)).collect();
-    let column = |value: &dyn Fn(&FaultRow) -> u32| Values::U32(rows.iter().map(value).collect());
+        Self { keys: cells.keys, groups: groups.keys, kinds: kinds.keys, of_fault, group_of, kind_of }
+    }
+}
+
+/// Numbers in order of first appearance.
+struct Numbers<K> {
+    keys: Vec<K>,
+    ids: HashMap<K, u32>,
+    last: Option<(K, u32)>,
+}
+
+impl<K> Default for Numbers<K> {
+    fn default() -> Self {
+        Self { keys: Vec::new(), ids: HashMap::new(), last: None }
+    }
+}
+
+impl<K: Copy + Eq + std::hash::Hash> Numbers<K> {
+    fn number(&mut self, key: K) -> u32 {
+        // Thousands of neighbours are equal.
+        if let Some((last, id)) = self.last
+            && last == key
+        {
+            return id;
+        }
+        let id = *self.ids.entry(key).or_insert_with(|| {
+            self.keys.push(key);
+            self.keys.len() as u32 - 1
+        });
+        self.last = Some((key, id));
+        id
+    }
+}
+
+fn table(rows: &[FaultRow], cells: &Cells, page_shift: u32) -> Result<LazyFrame> {
+    let of_cell = |ids: &[u32]| Values::U32(cells.of_fault.iter().map(|c| ids[*c as usize]).collect());
     let time = |value: &dyn Fn(&FaultRow) -> Option<i64>| Values::I64(rows.iter().map(value).collect());
     let df = frame(
         rows.len(),
         vec![
-            ("pid", column(&|f| f.pid)),
-            ("kind", column(&|f| f.touch as u32)),
-            ("toucher", Values::U32(touchers)),
-            ("mapper", Values::U32(mappers)),
-            ("mapping", column(&|f| f.mapping)),
-            ("stack", column(&|f| f.stack)),
-            ("map_stack", column(&|f| f.map_stack)),
+            ("cell", Values::U32(cells.of_fault.clone())),
+            ("group", of_cell(&cells.group_of)),
+            ("kind", of_cell(&cells.kind_of)),
+            ("pid", Values::U32(rows.iter().map(|f| f.pid).collect())),
             ("page", time(&|f| Some((f.addr >> page_shift) as i64))),
             ("ts", time(&|f| Some(f.ts))),
             ("dur", time(&|f| nullable(f.dur))),
@@ -122,123 +182,116 @@ fn table(rows: &[FaultRow], symbols: &SymbolTable, page_shift: u32) -> Result<La
     Ok(df.lazy())
 }
 
-fn by_kind(lazy: &LazyFrame) -> Result<Vec<KindRow>> {
+fn by_kind(lazy: &LazyFrame, cells: &Cells) -> Result<Vec<KindRow>> {
+    // The durations of a kind as a list: percentiles are exact and need no second pass.
     let df = group(
         lazy,
-        &["pid", "kind"],
-        &[
-            len().alias("faults"),
-            col("page").n_unique().alias("pages"),
-            col("dur").count().alias("measured"),
-            col("dur").sum().alias("sum"),
-            col("dur").max().alias("max"),
-            quantile("dur", 0.5, "p50"),
-            quantile("dur", 0.99, "p99"),
-        ],
+        &["kind"],
+        &[len().alias("faults"), col("page").n_unique().alias("pages"), col("dur").drop_nulls()],
     )?;
-    let (pids, kinds) = (u32s(&df, "pid")?, u32s(&df, "kind")?);
-    let (faults, pages, measured) = (counts(&df, "faults")?, counts(&df, "pages")?, counts(&df, "measured")?);
-    let (sums, maxima) = (i64s(&df, "sum")?, i64s(&df, "max")?);
-    let (p50, p99) = (quantiles(&df, "p50")?, quantiles(&df, "p99")?);
-    let mut rows: Vec<KindRow> = (0..df.height())
-        .map(|i| KindRow {
-            pid: pids[i],
-            kind: kind(kinds[i]),
+    let (kinds, faults, pages) = (u32s(&df, "kind")?, counts(&df, "faults")?, counts(&df, "pages")?);
+    let durations = df.column("dur")?.list()?;
+    let mut rows = Vec::with_capacity(df.height());
+    for i in 0..df.height() {
+        let (pid, kind) = cells.kinds[kinds[i] as usize];
+        let mut durs: Vec<i64> = match durations.get_as_series(i) {
+            Some(series) => series.i64()?.iter().flatten().collect(),
+            None => Vec::new(),
+        };
+        rows.push(KindRow {
+            pid,
+            kind,
             faults: faults[i],
             pages: pages[i],
-            measured: measured[i],
-            sum_ns: sums[i].unwrap_or(0),
-            p50_ns: p50[i],
-            p99_ns: p99[i],
-            max_ns: maxima[i],
-        })
-        .collect();
+            measured: durs.len() as u64,
+            sum_ns: durs.iter().fold(0, |sum, d| sum.saturating_add(*d)),
+            max_ns: durs.iter().max().copied(),
+            p50_ns: percentile(&mut durs, 50),
+            p99_ns: percentile(&mut durs, 99),
+        });
+    }
     rows.sort_by_key(|r| (r.pid, r.kind));
     Ok(rows)
 }
 
-fn by_group(lazy: &LazyFrame, windows: &[Window]) -> Result<Vec<GroupRow>> {
+/// The smallest value that at least `percent` of all do not exceed (nearest rank).
+fn percentile(values: &mut [i64], percent: usize) -> Option<i64> {
+    let rank = (values.len() * percent).div_ceil(100).checked_sub(1)?;
+    Some(*values.select_nth_unstable(rank).1)
+}
+
+/// The groups, and the number of faults by cell.
+fn by_group(lazy: &LazyFrame, cells: &Cells, windows: &[Window]) -> Result<(Vec<GroupRow>, Vec<u64>)> {
     let df = group(
         lazy,
-        &KEYS,
+        &["cell"],
         &[
             len().alias("faults"),
-            col("page").n_unique().alias("pages"),
             col("dur").sum().alias("sum"),
             col("ts").min().alias("first"),
             col("ts").max().alias("last"),
         ],
     )?;
-    let keys = keys(&df)?;
-    let (faults, pages) = (counts(&df, "faults")?, counts(&df, "pages")?);
+    let mut rows: Vec<GroupRow> = cells.groups.iter().map(|key| empty_group(*key, windows.len())).collect();
+    let mut by_cell = vec![0_u64; cells.keys.len()];
+    let (ids, faults) = (u32s(&df, "cell")?, counts(&df, "faults")?);
     let (sums, first, last) = (i64s(&df, "sum")?, i64s(&df, "first")?, i64s(&df, "last")?);
-    let touch_stacks = heaviest_stack(lazy, "stack")?;
-    let map_stacks = heaviest_stack(lazy, "map_stack")?;
-    let mut rows: Vec<GroupRow> = keys
-        .into_iter()
-        .enumerate()
-        .map(|(i, key)| GroupRow {
-            key,
-            faults: faults[i],
-            pages: pages[i],
-            sum_ns: sums[i].unwrap_or(0),
-            first_ns: first[i].unwrap_or(0),
-            last_ns: last[i].unwrap_or(0),
-            touch_stack: touch_stacks.get(&key).copied().unwrap_or(u32::MAX),
-            map_stack: map_stacks.get(&key).copied().unwrap_or(u32::MAX),
-            windows: vec![(0, 0); windows.len()],
-        })
-        .collect();
-    rows.sort_by_key(|r| (std::cmp::Reverse((r.sum_ns, r.faults)), r.key));
+    for (i, cell) in ids.iter().enumerate() {
+        by_cell[*cell as usize] = faults[i];
+        let row = &mut rows[cells.group_of[*cell as usize] as usize];
+        row.faults += faults[i];
+        row.sum_ns = row.sum_ns.saturating_add(sums[i].unwrap_or(0));
+        row.first_ns = row.first_ns.min(first[i].unwrap_or(i64::MAX));
+        row.last_ns = row.last_ns.max(last[i].unwrap_or(i64::MIN));
+    }
+    let df = group(lazy, &["group"], &[col("page").n_unique().alias("pages")])?;
+    for (id, pages) in u32s(&df, "group")?.into_iter().zip(counts(&df, "pages")?) {
+        rows[id as usize].pages = pages;
+    }
+    heaviest_stacks(&mut rows, cells, &by_cell);
     for (number, window) in windows.iter().enumerate() {
-        let inside = in_window(lazy, window)?;
-        for row in &mut rows {
-            if let Some(found) = inside.get(&row.key) {
-                row.windows[number] = *found;
-            }
+        let inside = lazy.clone().filter(
+            col("pid").eq(lit(window.pid)).and(col("ts").gt_eq(lit(window.start))).and(col("ts").lt(lit(window.end))),
+        );
+        let df = group(&inside, &["group"], &[len().alias("faults"), col("dur").sum().alias("sum")])?;
+        let (ids, faults, sums) = (u32s(&df, "group")?, counts(&df, "faults")?, i64s(&df, "sum")?);
+        for (i, id) in ids.iter().enumerate() {
+            rows[*id as usize].windows[number] = (faults[i], sums[i].unwrap_or(0));
         }
     }
-    Ok(rows)
+    rows.sort_by_key(|r| (std::cmp::Reverse((r.sum_ns, r.faults)), r.key));
+    Ok((rows, by_cell))
 }
 
-fn in_window(lazy: &LazyFrame, w: &Window) -> Result<HashMap<GroupKey, (u64, i64)>> {
-    let inside = lazy
-        .clone()
-        .filter(col("pid").eq(lit(w.pid)).and(col("ts").gt_eq(lit(w.start))).and(col("ts").lt(lit(w.end))));
-    let df = group(&inside, &KEYS, &[len().alias("faults"), col("dur").sum().alias("sum")])?;
-    let (faults, sums) = (counts(&df, "faults")?, i64s(&df, "sum")?);
-    Ok(keys(&df)?.into_iter().enumerate().map(|(i, k)| (k, (faults[i], sums[i].unwrap_or(0)))).collect())
+fn empty_group(key: GroupKey, windows: usize) -> GroupRow {
+    GroupRow {
+        key,
+        faults: 0,
+        pages: 0,
+        sum_ns: 0,
+        first_ns: i64::MAX,
+        last_ns: i64::MIN,
+        touch_stack: u32::MAX,
+        map_stack: u32::MAX,
+        windows: vec![(0, 0); windows],
+    }
 }
 
-fn heaviest_stack(lazy: &LazyFrame, column: &str) -> Result<HashMap<GroupKey, u32>> {
-    let mut by: Vec<&str> = KEYS.to_vec();
-    by.push(column);
-    let df = group(lazy, &by, &[len().alias("faults")])?;
-    let (faults, stacks) = (counts(&df, "faults")?, u32s(&df, column)?);
-    Ok(heaviest(keys(&df)?.into_iter().zip(faults).zip(stacks).map(|((k, n), s)| (k, n, s))))
-}
-
-fn keys(df: &polars::prelude::DataFrame) -> Result<Vec<GroupKey>> {
-    let [pid, kinds, toucher, mapper, mapping] = [
-        u32s(df, KEYS[0])?,
-        u32s(df, KEYS[1])?,
-        u32s(df, KEYS[2])?,
-        u32s(df, KEYS[3])?,
-        u32s(df, KEYS[4])?,
-    ];
-    Ok((0..df.height())
-        .map(|i| GroupKey {
-            pid: pid[i],
-            kind: kind(kinds[i]),
-            toucher: toucher[i],
-            mapper: mapper[i],
-            mapping: mapping[i],
-        })
-        .collect())
-}
-
-fn kind(number: u32) -> TouchKind {
-    KINDS.iter().copied().find(|k| *k as u32 == number).unwrap_or(TouchKind::Unknown)
+/// The stacks with most faults; of equals the one with the smallest number.
+fn heaviest_stacks(rows: &mut [GroupRow], cells: &Cells, by_cell: &[u64]) {
+    let mut sums: HashMap<(u32, bool, u32), u64> = HashMap::new();
+    for (i, key) in cells.keys.iter().enumerate() {
+        for (toucher, stack) in [(true, key.stack), (false, key.map_stack)] {
+            *sums.entry((cells.group_of[i], toucher, stack)).or_insert(0) += by_cell[i];
+        }
+    }
+    let mut sums: Vec<((u32, bool, u32), u64)> = sums.into_iter().collect();
+    sums.sort_unstable_by_key(|((group, toucher, stack), n)| (*group, *toucher, std::cmp::Reverse(*n), *stack));
+    for of in sums.chunk_by(|a, b| (a.0.0, a.0.1) == (b.0.0, b.0.1)) {
+        let ((group, toucher, stack), _) = of[0];
+        let row = &mut rows[group as usize];
+        *(if toucher { &mut row.touch_stack } else { &mut row.map_stack }) = stack;
+    }
 }
 
 #[cfg(test)]
@@ -250,6 +303,16 @@ mod tests {
 
     use super::*;
     use crate::load::NONE;
+
+    const KINDS: [TouchKind; 7] = [
+        TouchKind::AnonFirstTouch,
+        TouchKind::AnonRefault,
+        TouchKind::CopyOnWrite,
+        TouchKind::FileMinor,
+        TouchKind::FileMajor,
+        TouchKind::AnonMajor,
+        TouchKind::Unknown,
+    ];
 
     fn fault(pid: u32, kind: usize, stack: u32, page: u64, ts: i64, dur: i64) -> FaultRow {
         FaultRow {
@@ -292,13 +355,14 @@ mod tests {
                 prop_assert_eq!(k.measured, durs.len() as u64);
                 prop_assert_eq!(k.sum_ns, durs.iter().sum::<i64>());
                 prop_assert_eq!(k.max_ns, durs.last().copied());
-                // The median of an even number is one of the two in the middle.
-                let middle = durs.len() / 2;
-                let lower = durs.len().saturating_sub(1) / 2;
-                let ok = k.p50_ns.is_none_or(|p| p == durs[middle] || p == durs[lower]);
-                prop_assert!(ok && k.p50_ns.is_some() != durs.is_empty());
+                // Nearest rank: the smallest value that at least so many do not exceed.
+                for (percent, got) in [(50, k.p50_ns), (99, k.p99_ns)] {
+                    let enough = |d: &&i64| durs.iter().filter(|x| x <= d).count() * 100 >= durs.len() * percent;
+                    prop_assert_eq!(got, durs.iter().find(enough).copied());
+                }
             }
-            // Without symbols all locations are unknown: groups are (pid, kind).
+            prop_assert_eq!(got.cells.iter().map(|(_, n)| n).sum::<u64>(), rows.len() as u64);
+            // Without symbols all functions are unknown: groups are (pid, kind).
             prop_assert_eq!(got.groups.len(), kinds.len());
             for g in &got.groups {
                 let of = &kinds[&(g.key.pid, g.key.kind)];

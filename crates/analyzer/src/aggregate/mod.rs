@@ -7,7 +7,7 @@ mod frame;
 
 pub(crate) use calls::{CallKey, CallRow, calls_by_phase};
 pub(crate) use churn::{RefaultRow, churn};
-pub(crate) use faults::{FaultAggregates, GroupRow, KindRow, Window, faults};
+pub(crate) use faults::{CellKey, FaultAggregates, GroupRow, KindRow, Window, faults};
 
 /// Result with the error of the table library.
 pub(crate) type Result<T> = polars::prelude::PolarsResult<T>;

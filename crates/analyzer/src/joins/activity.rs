@@ -74,12 +74,18 @@ pub(crate) fn threads(rows: &Rows<'_>) -> Threads {
         let life = lives.entry(tid).or_insert(Life { first: start, last: end, born: None, died: None });
         (life.first, life.last) = (life.first.min(start), life.last.max(end));
     };
-    for (row, f) in &rows.faults {
-        let end = f.ts + f.wall_ns();
-        see(f.tid, f.ts, end);
-        if f.dur > 0 {
-            push(&mut threads.entry(f.tid).or_default().faults, f.ts, end, *row);
+    // A thread faults many times in a row: one look-up per run.
+    for run in rows.faults.chunk_by(|a, b| a.1.tid == b.1.tid) {
+        let list = &mut threads.entry(run[0].1.tid).or_default().faults;
+        let mut last = run[0].1.ts;
+        for (row, f) in run {
+            let end = f.ts + f.wall_ns();
+            last = last.max(end);
+            if f.dur > 0 {
+                push(list, f.ts, end, *row);
+            }
         }
+        see(run[0].1.tid, run[0].1.ts, last);
     }
     for (row, c) in &rows.calls {
         see(c.tid, c.ts, c.ts + c.dur);

@@ -31,39 +31,63 @@ pub(crate) fn address_spaces(
         .collect()
 }
 
-/// Calls and bytes that became usable, by process and location.
-type Growth = BTreeMap<u32, BTreeMap<u32, (u64, u64)>>;
+/// What one function mapped.
+#[derive(Debug, Clone, Copy)]
+struct Mapped {
+    calls: u64,
+    bytes: u64,
+    live: u64,
+    /// The largest single contribution and its stack, whose line stands for the function.
+    largest: (u64, u32),
+}
+
+impl Default for Mapped {
+    fn default() -> Self {
+        Self { calls: 0, bytes: 0, live: 0, largest: (0, NONE) }
+    }
+}
+
+impl Mapped {
+    fn see(&mut self, bytes: u64, stack: u32) {
+        if bytes > self.largest.0 || self.largest.1 == NONE || bytes == self.largest.0 && stack < self.largest.1 {
+            self.largest = (bytes, stack);
+        }
+    }
+}
+
+/// By process and function.
+type Growth = BTreeMap<u32, BTreeMap<u32, Mapped>>;
 
 fn growth(calls: &[MemoryCall], replay: &Replay, symbols: &SymbolTable) -> Growth {
     let mut out = Growth::new();
     for (c, effect) in calls.iter().zip(&replay.effects).filter(|(_, e)| e.usable_bytes > 0) {
-        let location = symbols.location_id(c.stack_id.unwrap_or(NONE));
-        let sum = out.entry(c.pid).or_default().entry(location).or_insert((0, 0));
-        *sum = (sum.0 + 1, sum.1 + effect.usable_bytes);
+        let stack = c.stack_id.unwrap_or(NONE);
+        let m = out.entry(c.pid).or_default().entry(symbols.function_id(stack)).or_default();
+        m.calls += 1;
+        m.bytes += effect.usable_bytes;
+        m.see(effect.usable_bytes, stack);
     }
     out
 }
 
-fn owners(growth: &BTreeMap<u32, (u64, u64)>, p: &ProcessReplay, symbols: &SymbolTable) -> Vec<GrowthByOwner> {
-    let mut live: BTreeMap<u32, u64> = BTreeMap::new();
+fn owners(growth: &BTreeMap<u32, Mapped>, p: &ProcessReplay, symbols: &SymbolTable) -> Vec<GrowthByOwner> {
+    let mut mapped = growth.clone();
     for (stack, bytes) in &p.live {
-        *live.entry(symbols.location_id(*stack)).or_insert(0) += bytes;
+        let m = mapped.entry(symbols.function_id(*stack)).or_default();
+        m.live += bytes;
+        if m.calls == 0 {
+            m.see(*bytes, *stack);
+        }
     }
-    let mut locations: Vec<u32> = growth.keys().chain(live.keys()).copied().collect();
-    locations.sort_unstable();
-    locations.dedup();
-    let mut out: Vec<GrowthByOwner> = locations
+    let mut mapped: Vec<Mapped> = mapped.into_values().collect();
+    mapped.sort_by_key(|m| (std::cmp::Reverse((m.bytes, m.live)), m.largest.1));
+    mapped
         .into_iter()
-        .map(|location| {
-            let (calls, mapped_bytes) = growth.get(&location).copied().unwrap_or((0, 0));
-            GrowthByOwner {
-                owner: symbols.location(location).cloned(),
-                calls,
-                mapped_bytes,
-                live_bytes: live.get(&location).copied().unwrap_or(0),
-            }
+        .map(|m| GrowthByOwner {
+            owner: symbols.location_of(m.largest.1),
+            calls: m.calls,
+            mapped_bytes: m.bytes,
+            live_bytes: m.live,
         })
-        .collect();
-    out.sort_by(|a, b| b.mapped_bytes.cmp(&a.mapped_bytes).then_with(|| b.live_bytes.cmp(&a.live_bytes)));
-    out
+        .collect()
 }

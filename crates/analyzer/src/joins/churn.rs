@@ -11,12 +11,12 @@ use crate::model::{Churn, ChurnGroup};
 use crate::replay::{Replay, is_release};
 use crate::symbols::SymbolTable;
 
-/// Location of the caller of each release.
+/// Function of the caller of each release.
 pub(crate) fn releasers(replay: &Replay, calls: &[MemoryCall], symbols: &SymbolTable) -> Vec<u32> {
     replay
         .releases
         .iter()
-        .map(|r| calls.get(r.call as usize).and_then(|c| c.stack_id).map_or(NONE, |s| symbols.location_id(s)))
+        .map(|r| calls.get(r.call as usize).and_then(|c| c.stack_id).map_or(NONE, |s| symbols.function_id(s)))
         .collect()
 }
 
@@ -52,8 +52,8 @@ pub(crate) fn churn(
                 .collect();
             ChurnGroup {
                 pid: g.pid,
-                releaser: symbols.location(g.releaser).cloned(),
-                toucher: symbols.location(g.toucher).cloned(),
+                releaser: symbols.location_of(g.release_stack),
+                toucher: symbols.location_of(g.touch_stack),
                 calls: total.calls,
                 released_pages: total.pages,
                 refaults: g.refaults,
@@ -85,8 +85,8 @@ fn refaults(
             let release_stack = call.stack_id.unwrap_or(NONE);
             Some(RefaultRow {
                 pid: f.pid,
-                releaser: symbols.location_id(release_stack),
-                toucher: symbols.location_id(f.stack),
+                releaser: symbols.function_id(release_stack),
+                toucher: symbols.function_id(f.stack),
                 release_stack,
                 touch_stack: f.stack,
                 page: f.addr >> page_shift,
@@ -101,7 +101,7 @@ fn released(calls: &[MemoryCall], replay: &Replay, symbols: &SymbolTable) -> BTr
     let mut out: BTreeMap<(u32, u32), Released> = BTreeMap::new();
     for (c, effect) in calls.iter().zip(&replay.effects) {
         if c.prot_or_advice.is_some_and(is_release) && c.call == mtrace_formats::tables::MemoryCallKind::Madvise {
-            let r = out.entry((c.pid, symbols.location_id(c.stack_id.unwrap_or(NONE)))).or_default();
+            let r = out.entry((c.pid, symbols.function_id(c.stack_id.unwrap_or(NONE)))).or_default();
             r.calls += 1;
             r.pages += effect.released_pages;
             r.ns += c.dur;

@@ -2,19 +2,37 @@
 
 use std::collections::BTreeMap;
 
-use mtrace_formats::tables::{MemoryCall, MemoryCallKind};
+use mtrace_formats::tables::{MemoryCall, MemoryCallKind, Refusal};
 
-use crate::load::NONE;
-use crate::model::EnomemGroup;
+use crate::load::{NONE, Tables};
+use crate::model::{EnomemGroup, RefusalFacts};
 use crate::replay::{FailedCall, Replay};
-use crate::symbols::SymbolTable;
 
 const ENOMEM: i32 = 12;
 const PROT_WRITE: u32 = 2;
 const MAP_SHARED_BIT: u32 = 1;
 const MAP_NORESERVE: u32 = 0x4000;
 
-pub(crate) fn groups(calls: &[MemoryCall], replay: &Replay, symbols: &SymbolTable) -> Vec<EnomemGroup> {
+/// What the kernel counted when it refused this call; `refusals` are in the order of (tid, ts).
+fn kernel_facts(call: &MemoryCall, refusals: &[Refusal], page_size: u64) -> Option<RefusalFacts> {
+    /// The two programs at the exit of a call read the clock one after the other.
+    const SLACK_NS: i64 = 100_000;
+    let i = refusals.partition_point(|r| (r.tid, r.ts) < (call.tid, call.ts));
+    let r = refusals.get(i).filter(|r| r.tid == call.tid && r.ts <= call.ts + call.dur + SLACK_NS)?;
+    let bytes = |pages: u64| pages.saturating_mul(page_size);
+    Some(RefusalFacts {
+        vmas: r.vmas,
+        mapped_bytes: bytes(r.mapped_pages),
+        data_bytes: bytes(r.data_pages),
+        locked_bytes: bytes(r.locked_pages),
+        limit_as_bytes: r.limit_as_bytes,
+        limit_data_bytes: r.limit_data_bytes,
+        limit_memlock_bytes: r.limit_memlock_bytes,
+    })
+}
+
+pub(crate) fn groups(tables: &Tables, replay: &Replay, page_size: u64) -> Vec<EnomemGroup> {
+    let (calls, symbols) = (&tables.calls, &tables.symbols);
     let mut groups: BTreeMap<(u32, MemoryCallKind, i32, u32), EnomemGroup> = BTreeMap::new();
     let mut failed: Vec<(&FailedCall, &MemoryCall)> =
         replay.failed.iter().filter_map(|f| Some((f, calls.get(f.call as usize)?))).collect();
@@ -36,6 +54,7 @@ pub(crate) fn groups(calls: &[MemoryCall], replay: &Replay, symbols: &SymbolTabl
             vmas: f.vmas,
             mapped_bytes: f.mapped_bytes,
             data_bytes: f.data_bytes,
+            kernel: kernel_facts(c, &tables.refusals, page_size),
             largest_gap_bytes: f.largest_gap_bytes,
             caller: symbols.location_of(stack),
             stack: symbols.stack(stack),

@@ -1,5 +1,7 @@
 //! The fault tables, from the group-bys.
 
+use std::collections::BTreeMap;
+
 use crate::aggregate::{FaultAggregates, GroupRow, KindRow};
 use crate::load::FaultRow;
 use crate::model::{FaultGroup, FaultKindTotals, FaultTables, LatencyHistogram, Ledger, TouchKind};
@@ -8,17 +10,20 @@ use crate::symbols::SymbolTable;
 /// Full stacks are shown for this many groups, and for all that took a part worth looking at.
 const GROUPS_WITH_STACKS: usize = 200;
 
+/// Beside each ledger stands the number of its window in the group-bys.
 pub(crate) fn tables(
-    aggregates: FaultAggregates,
+    aggregates: &FaultAggregates,
     rows: &[FaultRow],
-    ledgers: &[Ledger],
+    ledgers: &[(&Ledger, usize)],
     names: &[String],
     symbols: &SymbolTable,
 ) -> FaultTables {
-    let kinds = aggregates.kinds.iter().map(|k| totals(k, histogram(rows, k.pid, k.kind))).collect();
+    let mut histograms = histograms(rows);
+    let mut counts = |k: &KindRow| histograms.remove(&(k.pid, k.kind)).unwrap_or_default();
+    let kinds = aggregates.kinds.iter().map(|k| totals(k, counts(k))).collect();
     let groups = aggregates
         .groups
-        .into_iter()
+        .iter()
         .enumerate()
         .map(|(i, g)| group(g, ledgers, names, symbols, i < GROUPS_WITH_STACKS))
         .collect();
@@ -42,31 +47,43 @@ fn totals(k: &KindRow, counts: Vec<u64>) -> FaultKindTotals {
     }
 }
 
-fn histogram(rows: &[FaultRow], pid: u32, kind: TouchKind) -> Vec<u64> {
-    let mut counts: Vec<u64> = Vec::new();
-    for dur in rows.iter().filter(|f| f.pid == pid && f.touch == kind).filter_map(FaultRow::measured) {
-        let bucket = dur.max(1).ilog2() as usize;
-        if counts.len() <= bucket {
-            counts.resize(bucket + 1, 0);
+fn histograms(rows: &[FaultRow]) -> BTreeMap<(u32, TouchKind), Vec<u64>> {
+    let mut out: BTreeMap<(u32, TouchKind), Vec<u64>> = BTreeMap::new();
+    for run in rows.chunk_by(|a, b| (a.pid, a.touch) == (b.pid, b.touch)) {
+        let counts = out.entry((run[0].pid, run[0].touch)).or_default();
+        for dur in run.iter().filter_map(FaultRow::measured) {
+            let bucket = dur.max(1).ilog2() as usize;
+            if counts.len() <= bucket {
+                counts.resize(bucket + 1, 0);
+            }
+            counts[bucket] += 1;
         }
-        counts[bucket] += 1;
     }
-    counts
+    out
 }
 
-fn group(g: GroupRow, ledgers: &[Ledger], names: &[String], symbols: &SymbolTable, stacks: bool) -> FaultGroup {
+fn group(
+    g: &GroupRow,
+    ledgers: &[(&Ledger, usize)],
+    names: &[String],
+    symbols: &SymbolTable,
+    stacks: bool,
+) -> FaultGroup {
     let stack = |id| if stacks { symbols.stack(id) } else { Vec::new() };
-    let windows = ledgers.iter().zip(&g.windows).filter(|(l, _)| l.pid == g.key.pid);
+    let in_window = |(l, number): &(&Ledger, usize)| {
+        let (n, ns) = g.windows.get(*number).copied().unwrap_or((0, 0));
+        (l.window.name.clone(), n, ns)
+    };
     FaultGroup {
         pid: g.key.pid,
         kind: g.key.kind,
-        toucher: symbols.location(g.key.toucher).cloned(),
-        mapper: symbols.location(g.key.mapper).cloned(),
+        toucher: symbols.location_of(g.touch_stack),
+        mapper: symbols.location_of(g.map_stack),
         mapping: names.get(g.key.mapping as usize).cloned().unwrap_or_else(|| "unknown".to_owned()),
         faults: g.faults,
         pages: g.pages,
         sum_ns: g.sum_ns,
-        in_windows: windows.map(|(l, (n, ns))| (l.window.name.clone(), *n, *ns)).collect(),
+        in_windows: ledgers.iter().filter(|(l, _)| l.pid == g.key.pid).map(in_window).collect(),
         first_ns: g.first_ns,
         last_ns: g.last_ns,
         touch_stack: stack(g.touch_stack),

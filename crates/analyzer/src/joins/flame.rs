@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use mtrace_formats::tables::MemoryCall;
 
-use crate::load::{FaultRow, NONE};
+use crate::aggregate::CellKey;
+use crate::load::NONE;
 use crate::model::FlameGraph;
 use crate::replay::Replay;
 use crate::symbols::SymbolTable;
@@ -16,7 +17,7 @@ const TOP: usize = 30;
 type Weights = HashMap<(u32, u32), u64>;
 
 pub(crate) fn graphs(
-    faults: &[FaultRow],
+    cells: &[(CellKey, u64)],
     calls: &[MemoryCall],
     replay: &Replay,
     symbols: &SymbolTable,
@@ -24,9 +25,9 @@ pub(crate) fn graphs(
 ) -> Vec<FlameGraph> {
     let mut touched = Weights::new();
     let mut mapped = Weights::new();
-    for f in faults {
-        *touched.entry((f.pid, f.stack)).or_insert(0) += 1;
-        *mapped.entry((f.pid, f.map_stack)).or_insert(0) += 1;
+    for (c, faults) in cells {
+        *touched.entry((c.pid, c.stack)).or_insert(0) += faults;
+        *mapped.entry((c.pid, c.map_stack)).or_insert(0) += faults;
     }
     let mut bytes = Weights::new();
     for (c, effect) in calls.iter().zip(&replay.effects).filter(|(_, e)| e.usable_bytes > 0) {

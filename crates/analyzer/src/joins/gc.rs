@@ -32,14 +32,28 @@ pub(crate) struct Timing {
     pub(crate) stops: Vec<Stop>,
 }
 
+/// The probe at a function's entry fires again if the goroutine's stack has to grow first: the runtime then enters the
+/// function a second time. Measured: up to two of nine entries of gcMarkTermination.
+const ENTERED_AGAIN_NS: i64 = 1_000_000;
+
+/// True if `e` is the same entry as the last one; keeps it as the last one.
+fn entered_again(last: &mut Option<(u32, i64)>, e: &GcEvent) -> bool {
+    let again = last.is_some_and(|(tid, ts)| tid == e.tid && e.ts - ts < ENTERED_AGAIN_NS);
+    *last = Some((e.tid, e.ts));
+    again
+}
+
 /// Pairs the events of one process; `end` is where the capture ends.
 pub(crate) fn timing(pid: u32, events: &[&GcEvent], end: i64) -> Timing {
     let stops = stops(events, end);
     let mut cycles: Vec<GcCycle> = Vec::new();
+    let mut last_start = None;
     for e in events {
         match e.event {
             GcEventKind::CycleStart => {
-                cycles.push(GcCycle { pid, start_ns: e.ts, mark_end_ns: None, stw: Vec::new() });
+                if !entered_again(&mut last_start, e) {
+                    cycles.push(GcCycle { pid, start_ns: e.ts, mark_end_ns: None, stw: Vec::new() });
+                }
             }
             GcEventKind::MarkTermination => {
                 if let Some(c) = cycles.last_mut().filter(|c| c.mark_end_ns.is_none()) {
@@ -235,7 +249,7 @@ fn keyed_calls(phases: &BTreeMap<u32, Phases>, s: &Sources<'_>) -> Vec<(CallKey,
             };
             let stack = c.stack_id.unwrap_or(NONE);
             let phase = PHASES.iter().position(|p| *p == phase).unwrap_or(PHASES.len() - 1) as u32;
-            Some((CallKey { pid: c.pid, phase, kind, location: s.symbols.location_id(stack) }, bytes, stack))
+            Some((CallKey { pid: c.pid, phase, kind, function: s.symbols.function_id(stack) }, bytes, stack))
         })
         .collect()
 }
@@ -248,7 +262,7 @@ fn add_calls(row: &mut GcPhaseRow, c: &CallRow, symbols: &SymbolTable) {
             // Rows come with most bytes first.
             if row.top_stacks.len() < TOP_STACKS {
                 row.top_stacks.push(StackBytes {
-                    location: symbols.location(c.key.location).cloned(),
+                    location: symbols.location_of(c.stack),
                     calls: c.calls,
                     bytes: c.bytes,
                     stack: symbols.stack(c.stack),
@@ -269,8 +283,10 @@ fn add_calls(row: &mut GcPhaseRow, c: &CallRow, symbols: &SymbolTable) {
 mod tests {
     use super::*;
 
+    const MS: i64 = 1_000_000;
+
     fn event(ts: i64, event: GcEventKind, reason: Option<u32>) -> GcEvent {
-        GcEvent { ts, pid: 1, tid: 1, event, reason }
+        GcEvent { ts: ts * MS, pid: 1, tid: 1, event, reason }
     }
 
     fn cycle_events() -> Vec<GcEvent> {
@@ -294,33 +310,34 @@ mod tests {
     #[test]
     fn stops_belong_to_the_cycle_that_they_frame() {
         let events = cycle_events();
-        let t = timing(1, &events.iter().collect::<Vec<_>>(), 300);
+        let t = timing(1, &events.iter().collect::<Vec<_>>(), 300 * MS);
         assert_eq!(t.cycles.len(), 2);
-        assert_eq!(t.cycles[0].stw, [(95, 105, Some(2)), (140, 155, Some(1))]);
-        assert_eq!(t.cycles[0].mark_end_ns, Some(150));
+        let stw = |i: usize| t.cycles[i].stw.iter().map(|(s, e, r)| (s / MS, e / MS, *r)).collect::<Vec<_>>();
+        assert_eq!(stw(0), [(95, 105, Some(2)), (140, 155, Some(1))]);
+        assert_eq!(t.cycles[0].mark_end_ns, Some(150 * MS));
         // The capture ends before the second one does.
-        assert_eq!((t.cycles[1].mark_end_ns, t.cycles[1].stw.clone()), (None, vec![(190, 300, Some(2))]));
+        assert_eq!((t.cycles[1].mark_end_ns, stw(1)), (None, vec![(190, 300, Some(2))]));
         assert_eq!(t.stops.len(), 4);
     }
 
     #[test]
     fn before_and_after_are_as_long_as_the_mark_phase_or_reach_to_the_neighbour() {
         let events = cycle_events();
-        let t = timing(1, &events.iter().collect::<Vec<_>>(), 300);
-        let p = Phases::new(&t.cycles, 300);
-        let at = |ts| p.at(ts);
+        let t = timing(1, &events.iter().collect::<Vec<_>>(), 300 * MS);
+        let p = Phases::new(&t.cycles, 300 * MS);
+        let at = |ts: i64| p.at(ts * MS);
         assert_eq!([at(49), at(50), at(99), at(100), at(149)].map(|p| p as u8), [3, 0, 0, 1, 1]);
         // After the first, up to the second: its mark phase began before "after" was over.
         assert_eq!([at(150), at(194), at(195), at(299)].map(|p| p as u8), [2, 2, 1, 1]);
-        let wall = p.wall((0, 300));
-        assert_eq!(wall.values().sum::<i64>(), 300);
-        assert_eq!(wall[&GcPhase::During], 50 + 105);
+        let wall = p.wall((0, 300 * MS));
+        assert_eq!(wall.values().sum::<i64>(), 300 * MS);
+        assert_eq!(wall[&GcPhase::During], (50 + 105) * MS);
     }
 
     #[test]
     fn only_bytes_that_become_usable_are_counted() {
-        let call = |ts, call, len_bytes| MemoryCall {
-            ts,
+        let call = |ts: i64, call, len_bytes| MemoryCall {
+            ts: ts * MS,
             dur: 1,
             pid: 1,
             tid: 1,
@@ -345,14 +362,14 @@ mod tests {
         ];
         let effects = [0, 4 << 20, 0, 4 << 20].map(|usable_bytes| CallEffect { usable_bytes, released_pages: 0 });
         let events = cycle_events();
-        let timings = BTreeMap::from([(1, timing(1, &events.iter().collect::<Vec<_>>(), 300))]);
+        let timings = BTreeMap::from([(1, timing(1, &events.iter().collect::<Vec<_>>(), 300 * MS))]);
         let symbols = SymbolTable::default();
         let sources = Sources {
             faults: &[],
             calls: &calls,
             effects: &effects,
             symbols: &symbols,
-            span: (0, 300),
+            span: (0, 300 * MS),
             measured: true,
         };
         let t = table(&timings, &sources).unwrap();
@@ -361,6 +378,17 @@ mod tests {
         assert_eq!((during.mmap_calls, during.mmap_bytes, during.mmap_mean_bytes), (1, 4 << 20, Some(4 << 20)));
         assert_eq!((during.madvise_calls, during.madvise_bytes), (1, 8192));
         assert_eq!(row(GcPhase::After).mmap_calls, 1);
-        assert_eq!((t.stw_total_ns, t.stw_max_ns), (10 + 15 + 1 + 110, 110));
+        assert_eq!((t.stw_total_ns, t.stw_max_ns), ((10 + 15 + 1 + 110) * MS, 110 * MS));
+    }
+
+    #[test]
+    fn an_entry_that_grows_its_stack_first_is_one_entry() {
+        let mut events = cycle_events();
+        let again = |e: &GcEvent| GcEvent { ts: e.ts + 3000, ..e.clone() };
+        events.insert(2, again(&events[1]));
+        events.insert(6, again(&events[5]));
+        let t = timing(1, &events.iter().collect::<Vec<_>>(), 300 * MS);
+        assert_eq!(t.cycles.len(), 2);
+        assert_eq!(t.cycles[0].mark_end_ns, Some(150 * MS));
     }
 }

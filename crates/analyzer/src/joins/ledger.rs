@@ -20,12 +20,12 @@ pub(crate) struct Sources<'a> {
     pub(crate) faults: &'a [FaultRow],
     pub(crate) calls: &'a [MemoryCall],
     pub(crate) io: &'a [IoCall],
-    /// Calls of the process on sockets, in order of time.
-    pub(crate) network: &'a [&'a IoCall],
+    /// Calls of the process on sockets, in order of time, with their numbers in `io`.
+    pub(crate) network: &'a [(u32, &'a IoCall)],
     /// Times at which the world was stopped, sorted, without overlaps.
     pub(crate) stw: &'a [Interval],
     pub(crate) symbols: &'a SymbolTable,
-    /// Location of each release's caller.
+    /// Function of each release's caller.
     pub(crate) releasers: &'a [u32],
     /// True if the times off the CPU were recorded.
     pub(crate) off_cpu: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Sources<'a> {
 pub(crate) struct Split {
     pub(crate) ledger: Ledger,
     pub(crate) shares: Vec<LedgerShare>,
-    /// Wall time of refaults by the locations of releaser and toucher.
+    /// Wall time of refaults by the functions of releaser and toucher.
     pub(crate) refaults: BTreeMap<(u32, u32), i64>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         );
         vec![Stretch { start: window.start_ns, end: window.end_ns, tid: placed.end_tid, waiting: false }]
     };
-    let mut sums = Sums { sources, by: BTreeMap::new() };
+    let mut sums = Sums { sources, pieces: Vec::new() };
     let nothing = Thread::default();
     let mut rest = Vec::new();
     for s in stretches.iter().filter(|s| s.start < s.end) {
@@ -59,13 +59,13 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         carve(&[(s.start, s.end)], sources.stw, &mut rest, |row, ns| sums.add(LedgerCategory::GcStw, row, ns));
         let thread = threads.get(&s.tid).unwrap_or(&nothing);
         if s.waiting {
-            let category = wait_category(s, sources.network);
-            let ns = rest.iter().map(|(a, b)| b - a).sum();
-            sums.add(category, NONE, ns);
+            let (category, row) = wait(s, sources.network);
+            sums.add(category, row, rest.iter().map(|(a, b)| b - a).sum());
         } else {
             sums.stretch(std::mem::take(&mut rest), thread);
         }
     }
+    sums.combine();
     let critical_threads = critical_threads(&stretches);
     Split {
         shares: sums.shares(placed),
@@ -77,26 +77,74 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
 /// Who is named as the largest contributor of a category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Contributor {
-    /// A place in the code.
+    /// A function.
     Code(u32),
-    /// A memory call from a place in the code.
+    /// A memory call from a function.
     Call(MemoryCallKind, u32),
     /// A file or network call on a descriptor.
     Io(IoCallKind, Option<i32>),
+    /// Uninterruptible sleep or stop outside of any recorded call.
+    Blocked,
+    /// No thread of the process was active.
+    Asleep,
 }
 
-/// (category, row) → (wall time, pieces).
+/// Wall time of a contributor, and by its lines.
+#[derive(Debug, Default)]
+struct Lines {
+    ns: i64,
+    by: BTreeMap<u32, i64>,
+}
+
+impl Lines {
+    fn add(&mut self, ns: i64, location: u32) {
+        self.ns += ns;
+        *self.by.entry(location).or_insert(0) += ns;
+    }
+
+    /// The line with most time; of equals the first.
+    fn location(&self) -> u32 {
+        self.by.iter().max_by_key(|(id, ns)| (**ns, std::cmp::Reverse(**id))).map_or(NONE, |(id, _)| *id)
+    }
+}
+
+/// Rows of the ledger's "unexplained" that stand for a reason instead of a row.
+const BLOCKED: u32 = NONE - 1;
+const ASLEEP: u32 = NONE - 2;
+
+/// Wall time of a row of a table, or of a reason, in a category.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    category: LedgerCategory,
+    row: u32,
+    ns: i64,
+    /// Stretches that it consists of.
+    parts: u64,
+}
+
 struct Sums<'a> {
     sources: &'a Sources<'a>,
-    by: BTreeMap<(LedgerCategory, u32), (i64, u64)>,
+    pieces: Vec<Piece>,
 }
 
 impl Sums<'_> {
     fn add(&mut self, category: LedgerCategory, row: u32, ns: i64) {
         if ns > 0 {
-            let sum = self.by.entry((category, row)).or_insert((0, 0));
-            *sum = (sum.0 + ns, sum.1 + 1);
+            self.pieces.push(Piece { category, row, ns, parts: 1 });
         }
+    }
+
+    /// Puts together what was cut: a fault cut in two by a hand-over is one fault.
+    fn combine(&mut self) {
+        self.pieces.sort_by_key(|p| (p.category, p.row));
+        self.pieces.dedup_by(|p, kept| {
+            let same = (p.category, p.row) == (kept.category, kept.row);
+            if same {
+                kept.ns += p.ns;
+                kept.parts += p.parts;
+            }
+            same
+        });
     }
 
     /// Splits what the critical thread did itself.
@@ -112,10 +160,10 @@ impl Sums<'_> {
         for (category, list) in lists {
             let mut left = Vec::with_capacity(rest.len());
             carve(&rest, list, &mut left, |row, ns| {
-                let row = if matches!(category, LedgerCategory::WaitingForCpu | LedgerCategory::Unexplained) {
-                    NONE
-                } else {
-                    row
+                let row = match category {
+                    LedgerCategory::WaitingForCpu => NONE,
+                    LedgerCategory::Unexplained => BLOCKED,
+                    _ => row,
                 };
                 self.add(category, row, ns);
             });
@@ -127,77 +175,97 @@ impl Sums<'_> {
 
     fn rows(&self) -> Vec<LedgerRow> {
         let mut rows: BTreeMap<LedgerCategory, LedgerRow> = BTreeMap::new();
-        let mut tops: BTreeMap<(LedgerCategory, Contributor), i64> = BTreeMap::new();
-        for ((category, row), (ns, pieces)) in &self.by {
-            let r = rows.entry(*category).or_insert(LedgerRow {
-                category: *category,
-                wall_ns: 0,
-                count: None,
-                top: None,
-            });
-            r.wall_ns += ns;
-            if is_countable(*category) && *row != NONE {
-                // A fault cut in two by a hand-over is one fault: rows are counted, not pieces.
-                *r.count.get_or_insert(0) += 1;
-            } else if *category == LedgerCategory::WaitingForCpu {
-                *r.count.get_or_insert(0) += pieces;
-            }
-            if let Some(who) = self.contributor(*category, *row) {
-                *tops.entry((*category, who)).or_insert(0) += ns;
-            }
+        let mut tops: BTreeMap<(LedgerCategory, Contributor), Lines> = BTreeMap::new();
+        for of in self.pieces.chunk_by(|a, b| a.category == b.category) {
+            let category = of[0].category;
+            let count = if is_countable(category) {
+                Some(of.iter().filter(|p| p.row != NONE).count() as u64)
+            } else if category == LedgerCategory::WaitingForCpu {
+                Some(of.iter().map(|p| p.parts).sum())
+            } else {
+                None
+            };
+            let wall_ns = of.iter().map(|p| p.ns).sum();
+            rows.insert(category, LedgerRow { category, wall_ns, count: count.filter(|n| *n > 0), top: None });
         }
+        self.by_run(|p| self.contributor(p.category, p.row).map(|(who, location)| (p.category, who, location)), |key, run| {
+            if let Some((category, who, location)) = key {
+                tops.entry((category, who)).or_default().add(run.iter().map(|p| p.ns).sum(), location);
+            }
+        });
         for (category, r) in &mut rows {
             let of_category = tops.iter().filter(|((c, _), _)| c == category);
             // Of equals the first one: the order is fixed.
-            let best = of_category.max_by_key(|((_, who), ns)| (**ns, std::cmp::Reverse(*who)));
-            r.top = best.and_then(|((_, who), _)| self.describe(*who));
+            let best = of_category.max_by_key(|((_, who), lines)| (lines.ns, std::cmp::Reverse(*who)));
+            r.top = best.and_then(|((_, who), lines)| self.describe(*who, lines.location()));
         }
         let mut rows: Vec<LedgerRow> = rows.into_values().collect();
         rows.sort_by_key(|r| (std::cmp::Reverse(r.wall_ns), r.category));
         rows
     }
 
-    fn contributor(&self, category: LedgerCategory, row: u32) -> Option<Contributor> {
+    /// Visits runs of neighbours with the same key: thousands of faults share a stack.
+    fn by_run<K: PartialEq>(&self, key: impl Fn(&Piece) -> K, mut visit: impl FnMut(K, &[Piece])) {
+        let mut first = 0;
+        while let Some(p) = self.pieces.get(first) {
+            let k = key(p);
+            let len = 1 + self.pieces[first + 1..].iter().take_while(|p| key(p) == k).count();
+            visit(k, &self.pieces[first..first + len]);
+            first += len;
+        }
+    }
+
+    /// Who is behind a row, and where in its code.
+    fn contributor(&self, category: LedgerCategory, row: u32) -> Option<(Contributor, u32)> {
         let s = self.sources;
-        let row = row as usize;
+        let i = row as usize;
+        let code = |stack: u32| (s.symbols.function_id(stack), s.symbols.location_id(stack));
         match category {
-            LedgerCategory::Faults => s.faults.get(row).map(|f| Contributor::Code(s.symbols.location_id(f.stack))),
-            LedgerCategory::MemoryCalls => s.calls.get(row).map(|c| {
-                Contributor::Call(c.call, c.stack_id.map_or(NONE, |stack| s.symbols.location_id(stack)))
+            LedgerCategory::Faults => s.faults.get(i).map(|f| {
+                let (function, location) = code(f.stack);
+                (Contributor::Code(function), location)
+            }),
+            LedgerCategory::MemoryCalls => s.calls.get(i).map(|c| {
+                let (function, location) = code(c.stack_id.unwrap_or(NONE));
+                (Contributor::Call(c.call, function), location)
             }),
             LedgerCategory::FileIo | LedgerCategory::Network => {
-                s.io.get(row).map(|c| Contributor::Io(c.call, c.fd))
+                s.io.get(i).map(|c| (Contributor::Io(c.call, c.fd), NONE))
             }
+            LedgerCategory::Unexplained if row == BLOCKED => Some((Contributor::Blocked, NONE)),
+            LedgerCategory::Unexplained if row == ASLEEP => Some((Contributor::Asleep, NONE)),
             _ => None,
         }
     }
 
-    fn describe(&self, who: Contributor) -> Option<String> {
-        let place = |id: u32| {
-            self.sources.symbols.location(id).map(|l| match (&l.file, l.line) {
-                (Some(file), Some(line)) => {
-                    format!("{} ({}:{line})", l.function, file.rsplit('/').next().unwrap_or(file))
-                }
-                _ => l.function.clone(),
-            })
-        };
+    fn describe(&self, who: Contributor, location: u32) -> Option<String> {
+        let place = self.sources.symbols.location(location).map(|l| match (&l.file, l.line) {
+            (Some(file), Some(line)) => {
+                format!("{} ({}:{line})", l.function, file.rsplit('/').next().unwrap_or(file))
+            }
+            _ => l.function.clone(),
+        });
         match who {
-            Contributor::Code(id) => place(id),
-            Contributor::Call(call, id) => {
-                Some(place(id).map_or_else(|| call.to_string(), |place| format!("{call} by {place}")))
+            Contributor::Code(_) => place,
+            Contributor::Call(call, _) => {
+                Some(place.map_or_else(|| call.to_string(), |place| format!("{call} by {place}")))
             }
             Contributor::Io(call, Some(fd)) => Some(format!("{call} on descriptor {fd}")),
             Contributor::Io(call, None) => Some(call.to_string()),
+            Contributor::Blocked => {
+                Some("uninterruptible sleep outside of the recorded calls: disk or a kernel lock".to_owned())
+            }
+            Contributor::Asleep => Some("all threads slept: a timer, a lock or another process".to_owned()),
         }
     }
 
     fn refaults(&self) -> BTreeMap<(u32, u32), i64> {
         let mut out = BTreeMap::new();
         let s = self.sources;
-        for ((_, row), (ns, _)) in self.by.range((LedgerCategory::Faults, 0)..=(LedgerCategory::Faults, NONE)) {
-            let Some(f) = s.faults.get(*row as usize) else { continue };
+        for p in self.pieces.iter().filter(|p| p.category == LedgerCategory::Faults) {
+            let Some(f) = s.faults.get(p.row as usize) else { continue };
             if let Some(releaser) = s.releasers.get(f.release as usize) {
-                *out.entry((*releaser, s.symbols.location_id(f.stack))).or_insert(0) += ns;
+                *out.entry((*releaser, s.symbols.function_id(f.stack))).or_insert(0) += p.ns;
             }
         }
         out
@@ -205,34 +273,39 @@ impl Sums<'_> {
 
     fn shares(&self, placed: &Placed) -> Vec<LedgerShare> {
         type Key = (LedgerCategory, u32, u32, Option<TouchKind>);
-        let mut sums: BTreeMap<Key, (i64, u64)> = BTreeMap::new();
+        let mut sums: BTreeMap<Key, (Lines, Lines, u64)> = BTreeMap::new();
         let s = self.sources;
-        let location = |stack: u32| s.symbols.location_id(stack);
-        for ((category, row), (ns, _)) in &self.by {
-            let row = *row as usize;
-            let key = match category {
+        let key = |p: &Piece| {
+            let i = p.row as usize;
+            let (who, mapper, kind) = match p.category {
                 LedgerCategory::Faults => {
-                    let Some(f) = s.faults.get(row) else { continue };
-                    (*category, location(f.stack), location(f.map_stack), Some(f.touch))
+                    s.faults.get(i).map_or((NONE, NONE, None), |f| (f.stack, f.map_stack, Some(f.touch)))
                 }
                 LedgerCategory::MemoryCalls => {
-                    let Some(c) = s.calls.get(row) else { continue };
-                    (*category, location(c.stack_id.unwrap_or(NONE)), NONE, None)
+                    (s.calls.get(i).and_then(|c| c.stack_id).unwrap_or(NONE), NONE, None)
                 }
-                _ => (*category, NONE, NONE, None),
+                _ => (NONE, NONE, None),
             };
-            let sum = sums.entry(key).or_insert((0, 0));
-            *sum = (sum.0 + ns, sum.1 + 1);
-        }
+            (p.category, who, mapper, kind)
+        };
+        self.by_run(key, |(category, who, mapper, kind), run| {
+            let key = (category, s.symbols.function_id(who), s.symbols.function_id(mapper), kind);
+            let sum = sums.entry(key).or_default();
+            let ns = run.iter().map(|p| p.ns).sum();
+            sum.0.add(ns, s.symbols.location_id(who));
+            sum.1.add(ns, s.symbols.location_id(mapper));
+            sum.2 += run.len() as u64;
+        });
+        let location = |lines: &Lines| s.symbols.location(lines.location()).cloned();
         sums.into_iter()
-            .map(|((category, who, mapper, kind), (wall_ns, count))| LedgerShare {
+            .map(|((category, _, _, kind), (who, mapper, count))| LedgerShare {
                 pid: placed.pid,
                 window: placed.window.name.clone(),
                 category,
                 kind,
-                who: s.symbols.location(who).cloned(),
-                mapper: s.symbols.location(mapper).cloned(),
-                wall_ns,
+                who: location(&who),
+                mapper: location(&mapper),
+                wall_ns: who.ns,
                 count,
             })
             .collect()
@@ -249,36 +322,48 @@ const WOKEN_BY_NS: i64 = 5_000_000;
 /// Calls looked at around a wait.
 const NEIGHBOURS: usize = 512;
 
-/// What a wait of the whole process was for, from what the sockets did at its end.
-fn wait_category(wait: &Stretch, network: &[&IoCall]) -> LedgerCategory {
+/// What a wait of the whole process was for, from what the sockets did at its end, and the call that ended it.
+fn wait(wait: &Stretch, network: &[(u32, &IoCall)]) -> (LedgerCategory, u32) {
     // Sorted by entry: a call that spans the wait began before it.
-    let at = network.partition_point(|c| c.ts < wait.end);
+    let at = network.partition_point(|(_, c)| c.ts < wait.end);
     let first = at.saturating_sub(NEIGHBOURS);
-    let mut ended_by: Vec<(usize, &IoCall)> = network[first..]
+    let mut ended_by: Vec<(usize, u32, &IoCall)> = network[first..]
         .iter()
         .take(2 * NEIGHBOURS)
         .enumerate()
-        .map(|(i, c)| (first + i, *c))
-        .filter(|(_, c)| c.result.is_some() && (wait.end..=wait.end + WOKEN_BY_NS).contains(&(c.ts + c.dur)))
+        .map(|(i, (row, c))| (first + i, *row, *c))
+        .filter(|(_, _, c)| c.result.is_some() && (wait.end..=wait.end + WOKEN_BY_NS).contains(&(c.ts + c.dur)))
         .collect();
-    ended_by.sort_by_key(|(_, c)| c.ts + c.dur);
-    for (i, c) in ended_by {
+    ended_by.sort_by_key(|(_, _, c)| c.ts + c.dur);
+    for (i, row, c) in ended_by {
         let spans = c.ts <= wait.start;
         match c.call {
-            IoCallKind::Accept => return LedgerCategory::WaitingForClient,
-            IoCallKind::Connect if spans => return LedgerCategory::Network,
+            IoCallKind::Accept => return (LedgerCategory::WaitingForClient, row),
+            IoCallKind::Connect if spans => return (LedgerCategory::Network, row),
             IoCallKind::Read | IoCallKind::Write if spans || was_not_ready(&network[..i], c) => {
-                return LedgerCategory::Network;
+                return (LedgerCategory::Network, row);
             }
             _ => {}
         }
     }
-    LedgerCategory::Unexplained
+    if is_before_first_client(wait, network) {
+        (LedgerCategory::WaitingForClient, NONE)
+    } else {
+        (LedgerCategory::Unexplained, ASLEEP)
+    }
+}
+
+/// Between listen and the first accept a server that sleeps (in a poll with a timeout, say) waits for a client.
+fn is_before_first_client(wait: &Stretch, network: &[(u32, &IoCall)]) -> bool {
+    let listens = network.iter().any(|(_, c)| c.call == IoCallKind::Listen && c.ts <= wait.start);
+    let is_accepted = |c: &IoCall| c.call == IoCallKind::Accept && c.result.is_some() && c.ts < wait.end;
+    listens && !network.iter().any(|(_, c)| is_accepted(c))
 }
 
 /// True if the call before it on the same descriptor said "not yet" (EAGAIN, EINPROGRESS), or was the accept.
-fn was_not_ready(before: &[&IoCall], call: &IoCall) -> bool {
-    let previous = before.iter().rev().take(10_000).find(|c| {
+fn was_not_ready(before: &[(u32, &IoCall)], call: &IoCall) -> bool {
+    let mut before = before.iter().rev().take(10_000).map(|(_, c)| c);
+    let previous = before.find(|c| {
         c.fd == call.fd || c.call == IoCallKind::Accept && c.result.is_some() && c.result == fd_number(call.fd)
     });
     previous.is_some_and(|c| matches!(c.errno, Some(11 | 115)) || c.call == IoCallKind::Accept)

@@ -84,7 +84,7 @@ impl World {
             off_cpu: self.off_cpu.iter().collect(),
             events: self.events.iter().collect(),
         };
-        let network: Vec<&IoCall> = self.io.iter().collect();
+        let network: Vec<(u32, &IoCall)> = self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect();
         let symbols = SymbolTable::default();
         let sources = Sources {
             faults: &self.faults,
@@ -169,7 +169,29 @@ fn waits_are_told_apart_by_what_ended_them() {
     let calls = 1000 * 5;
     assert_eq!(l.wall_ns(LedgerCategory::Network), 40 * ms + calls);
     assert_eq!(l.wall_ns(LedgerCategory::Unexplained), 100 * ms);
+    let network = l.rows.iter().find(|r| r.category == LedgerCategory::Network).unwrap();
+    assert_eq!(network.top.as_deref(), Some("read on descriptor 7"));
     assert_eq!(sums(&l), 270 * ms + 1000);
+}
+
+#[test]
+fn a_poll_with_a_timeout_between_listen_and_accept_waits_for_a_client() {
+    let ms = 1_000_000;
+    let sleep = |from: i64, to: i64| off(1, from * ms, (to - from) * ms, OffCpuState::Sleeping);
+    let mut w = World {
+        off_cpu: vec![sleep(1, 4), sleep(10, 500), sleep(501, 900), sleep(910, 960)],
+        io: vec![
+            io(1, 5 * ms, 1000, IoCallKind::Listen, 3, Some(0)),
+            io(1, 900 * ms, 1000, IoCallKind::Accept, 3, Some(7)),
+            io(1, 970 * ms, 1000, IoCallKind::Write, 7, Some(90)),
+        ],
+        events: vec![event(1, 0, ProcessEventKind::Exec, None)],
+        ..World::default()
+    };
+    let l = w.ledger(&window(0, 970 * ms + 1000, 1), true);
+    assert_eq!(l.wall_ns(LedgerCategory::WaitingForClient), (490 + 399) * ms);
+    // The sleep before listen and the one while serving are nobody's waiting.
+    assert_eq!(l.wall_ns(LedgerCategory::Unexplained), (3 + 50) * ms);
 }
 
 #[test]

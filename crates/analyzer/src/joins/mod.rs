@@ -5,6 +5,7 @@ mod address_space;
 mod churn;
 mod connection;
 mod critical_path;
+mod fault_cost;
 mod facts;
 mod failed_calls;
 mod faults;
@@ -24,8 +25,8 @@ pub use windows::{COLD_START, FIRST_REQUEST, WHOLE_CAPTURE};
 use crate::aggregate;
 use crate::context::{JoinOptions, Joined};
 use crate::load::{self, Tables};
-use crate::model::{Churn, FaultTables, GcTable, Ledger, LedgerCategory};
-use crate::replay::{self, Replay};
+use crate::model::{Ledger, LedgerCategory};
+use crate::replay;
 use activity::Rows;
 use ledger::Split;
 use windows::{Placed, Traces};
@@ -46,15 +47,37 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
     let off_cpu = facts::table_measured(manifest, "off_cpu", tables.off_cpu.len());
     let placed = place_windows(&by_pid, options, manifest, span);
     let releasers = churn::releasers(&replay, &tables.calls, &tables.symbols);
-    let splits = split_windows(&placed, &tables, &by_pid, &gc, &releasers, off_cpu);
+    let windows: Vec<aggregate::Window> = placed.iter().map(window_of).collect();
+    let page_shift = page_size.ilog2();
+    let (mut splits, groups) = rayon::join(
+        || split_windows(&placed, &tables, &by_pid, &gc, &releasers, off_cpu),
+        || aggregate::faults(&tables.faults, &tables.symbols, &windows, page_shift),
+    );
+    if let (Some(cost), true) = (manifest.cost.fault, off_cpu) {
+        splits.iter_mut().for_each(|s| fault_cost::charge(s, cost));
+    }
     let main_pid = placed.first().map(|p| p.pid);
     let mut pids: Vec<u32> = replay.processes.keys().copied().collect();
     pids.sort_by_key(|pid| (Some(*pid) != main_pid, *pid));
 
     let mut errors = Vec::new();
-    let page_shift = page_size.ilog2();
-    let aggregates = Aggregates::new(&tables, &replay, &splits, &gc, span, page_shift, gc_measured(manifest));
-    let (faults, churn, gc_table) = aggregates.unwrap_or(&mut errors);
+    let groups = or_default(groups, "fault tables", &mut errors);
+    let numbered: Vec<(&Ledger, usize)> = splits.iter().map(|s| (&s.ledger, number_of(&placed, &s.ledger))).collect();
+    let faults = faults::tables(&groups, &tables.faults, &numbered, &replay.names, &tables.symbols);
+    let churn = churn::churn(&tables.faults, &tables.calls, &replay, &tables.symbols, &splits, page_shift);
+    let churn = or_default(churn, "table of refaults", &mut errors);
+    let gc_table = gc::table(
+        &gc,
+        &gc::Sources {
+            faults: &tables.faults,
+            calls: &tables.calls,
+            effects: &replay.effects,
+            symbols: &tables.symbols,
+            span,
+            measured: gc_measured(manifest) || !gc.is_empty(),
+        },
+    );
+    let gc_table = or_default(gc_table, "GC table", &mut errors);
     tables.damage.append(&mut errors);
     let ledgers: Vec<Ledger> = splits.iter().map(|s| s.ledger.clone()).collect();
     let timeline = timeline::timeline(&timeline::Sources {
@@ -77,7 +100,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
         timeline,
         faults,
         churn,
-        failed_calls: failed_calls::groups(&tables.calls, &replay, symbols),
+        failed_calls: failed_calls::groups(&tables, &replay, page_size),
         gc: gc_table,
         address_spaces: address_space::address_spaces(
             &pids,
@@ -87,7 +110,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
             manifest.host.max_map_count,
         ),
         vma_counts: pids.iter().filter_map(|pid| Some((*pid, replay.processes.get(pid)?.counts))).collect(),
-        flame_graphs: flame::graphs(&tables.faults, &tables.calls, &replay, symbols, &comms),
+        flame_graphs: flame::graphs(&groups.cells, &tables.calls, &replay, symbols, &comms),
         trust: facts::trust(capture, &tables, &mut replay),
         host: manifest.host.clone(),
         targets: manifest.targets.clone(),
@@ -212,7 +235,8 @@ fn split_windows(
             off_cpu: p.off_cpu.clone(),
             events: p.events.clone(),
         });
-        let network: Vec<&IoCall> = p.io_rows.iter().copied().filter(|c| activity::is_network(c)).collect();
+        let io = p.io.iter().copied().zip(p.io_rows.iter().copied());
+        let network: Vec<(u32, &IoCall)> = io.filter(|(_, c)| activity::is_network(c)).collect();
         let stw = gc.get(&of_pid[0].pid).map(|t| gc::intervals(&t.stops)).unwrap_or_default();
         let sources = ledger::Sources {
             faults: &tables.faults,
@@ -257,65 +281,27 @@ fn shares(splits: Vec<Split>) -> Vec<crate::context::LedgerShare> {
         .collect()
 }
 
-/// The results of the group-bys; an error of the table library costs the table and is said.
-struct Aggregates {
-    faults: aggregate::Result<FaultTables>,
-    churn: aggregate::Result<Churn>,
-    gc: aggregate::Result<GcTable>,
+fn window_of(p: &Placed) -> aggregate::Window {
+    aggregate::Window { pid: p.pid, start: p.window.start_ns, end: p.window.end_ns }
 }
 
-impl Aggregates {
-    fn new(
-        tables: &Tables,
-        replay: &Replay,
-        splits: &[Split],
-        timings: &BTreeMap<u32, gc::Timing>,
-        span: (i64, i64),
-        page_shift: u32,
-        gc_measured: bool,
-    ) -> Self {
-        let symbols = &tables.symbols;
-        let windows: Vec<aggregate::Window> = splits
-            .iter()
-            .map(|s| aggregate::Window {
-                pid: s.ledger.pid,
-                start: s.ledger.window.start_ns,
-                end: s.ledger.window.end_ns,
-            })
-            .collect();
-        let ledgers: Vec<Ledger> = splits.iter().map(|s| s.ledger.clone()).collect();
-        let faults = aggregate::faults(&tables.faults, symbols, &windows, page_shift)
-            .map(|a| faults::tables(a, &tables.faults, &ledgers, &replay.names, symbols));
-        let churn = churn::churn(&tables.faults, &tables.calls, replay, symbols, splits, page_shift);
-        let gc = gc::table(
-            timings,
-            &gc::Sources {
-                faults: &tables.faults,
-                calls: &tables.calls,
-                effects: &replay.effects,
-                symbols,
-                span,
-                measured: gc_measured || !timings.is_empty(),
-            },
-        );
-        Self { faults, churn, gc }
-    }
-
-    fn unwrap_or(self, errors: &mut Vec<String>) -> (FaultTables, Churn, GcTable) {
-        fn take<T: Default>(result: aggregate::Result<T>, what: &str, errors: &mut Vec<String>) -> T {
-            result.unwrap_or_else(|e| {
-                errors.push(format!("the {what} could not be made: {e}"));
-                T::default()
-            })
-        }
-        (
-            take(self.faults, "fault tables", errors),
-            take(self.churn, "table of refaults", errors),
-            take(self.gc, "GC table", errors),
-        )
-    }
+/// Where the window of a ledger was in the list that the group-bys got.
+fn number_of(placed: &[Placed], ledger: &Ledger) -> usize {
+    let same = |p: &Placed| p.pid == ledger.pid && p.window.name == ledger.window.name;
+    placed.iter().position(same).unwrap_or(usize::MAX)
 }
 
+/// An error of the table library costs the table and is said.
+fn or_default<T: Default>(result: aggregate::Result<T>, what: &str, errors: &mut Vec<String>) -> T {
+    result.unwrap_or_else(|e| {
+        errors.push(format!("the {what} could not be made: {e}"));
+        T::default()
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod hostile_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

@@ -132,6 +132,25 @@ pub struct ChurnGroup {
     pub touch_stack: Vec<StackFrame>,
 }
 
+/// The kernel's own counts and limits when it refused a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RefusalFacts {
+    /// VMAs.
+    pub vmas: u64,
+    /// Mapped bytes, reserved ones included.
+    pub mapped_bytes: u64,
+    /// Private writable bytes.
+    pub data_bytes: u64,
+    /// Locked bytes.
+    pub locked_bytes: u64,
+    /// RLIMIT_AS; null if unlimited.
+    pub limit_as_bytes: Option<u64>,
+    /// RLIMIT_DATA; null if unlimited.
+    pub limit_data_bytes: Option<u64>,
+    /// RLIMIT_MEMLOCK; null if unlimited.
+    pub limit_memlock_bytes: Option<u64>,
+}
+
 /// Failed calls with the same stack, call and errno.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EnomemGroup {
@@ -157,6 +176,9 @@ pub struct EnomemGroup {
     pub mapped_bytes: u64,
     /// Private writable bytes at the first failure, from the replay (what RLIMIT_DATA counts).
     pub data_bytes: u64,
+    /// What the kernel itself counted at the first failure; null if it was not recorded (then the four numbers above
+    /// are the replay's).
+    pub kernel: Option<RefusalFacts>,
     /// Largest free gap at the first failure.
     pub largest_gap_bytes: u64,
     /// Who called.

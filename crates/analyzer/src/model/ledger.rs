@@ -20,6 +20,8 @@ pub enum LedgerCategory {
     WaitingForClient,
     /// The critical thread could have run and had no CPU.
     WaitingForCpu,
+    /// The recorder's own probes held the critical thread up; measured on the host, per fault.
+    Recorder,
     /// The critical thread ran its own code.
     OnCpu,
     /// The critical thread slept for a reason that was not recorded, or was not seen at all.

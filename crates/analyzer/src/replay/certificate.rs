@@ -42,13 +42,19 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) in_flight: Vec<(u64, u64)>,
 }
 
+/// The vsyscall page is shown in every process and belongs to none (`gate_vma`, arch/x86/entry/vsyscall): it is not
+/// counted against `vm.max_map_count` and cannot be mapped or unmapped.
+pub(crate) fn is_not_of_the_process(row: &MapRow) -> bool {
+    row.path.as_deref() == Some("[vsyscall]")
+}
+
 /// Compares; `None` for a snapshot without rows.
 pub(crate) fn compare(map: &AddressMap, snapshot: &Snapshot<'_>, files: &mut FileTable) -> Option<ReplayCertificate> {
     let first = snapshot.rows.first()?;
     let theirs: Vec<Span> = snapshot
         .rows
         .iter()
-        .filter(|r| r.start_addr < r.end_addr)
+        .filter(|r| r.start_addr < r.end_addr && !is_not_of_the_process(r))
         .map(|r| Span {
             start: r.start_addr,
             end: r.end_addr,

@@ -31,6 +31,8 @@ impl FileTable {
         let mut t = Self { names: fixed::NAMES.iter().map(|s| (*s).to_owned()).collect(), ..Self::default() };
         for f in files {
             let id = t.resolve(stat_device(f.dev), f.inode, f.path.as_deref());
+            // Captures exist in which both tables have the form of stat(2).
+            t.by_inode.entry((f.dev, f.inode)).or_insert(id);
             t.by_file_id.insert(f.file_id, id);
         }
         t
@@ -51,15 +53,18 @@ impl FileTable {
             p if p.starts_with("[anon_shmem:") => Backing::SharedAnonymous,
             p if p.starts_with("[anon:") || p.starts_with("[stack:") => Backing::Anonymous,
             "" if row.inode == 0 => Backing::Anonymous,
-            p if p.starts_with('[') => {
-                let names = &mut self.names;
-                Backing::Special(*self.special.entry(p.to_owned()).or_insert_with(|| {
-                    names.push(p.to_owned());
-                    names.len() as u32 - 1
-                }))
-            }
+            p if p.starts_with('[') => self.special(p),
             _ => Backing::File(self.resolve(row.dev, row.inode, row.path.as_deref())),
         }
+    }
+
+    /// A mapping of the kernel's own, by the name that maps shows.
+    pub(crate) fn special(&mut self, name: &str) -> Backing {
+        let names = &mut self.names;
+        Backing::Special(*self.special.entry(name.to_owned()).or_insert_with(|| {
+            names.push(name.to_owned());
+            names.len() as u32 - 1
+        }))
     }
 
     /// Number of the name of a backing.
@@ -97,6 +102,10 @@ impl FileTable {
         });
         self.by_inode.insert((dev, inode), id);
         if let Some(p) = path {
+            // A call may know no more than the last component.
+            if let Some(name) = self.names.get_mut(id as usize).filter(|n| !n.starts_with('/') && p.starts_with('/')) {
+                p.clone_into(name);
+            }
             self.by_path.insert((inode, p.to_owned()), id);
         }
         id
@@ -142,6 +151,14 @@ mod tests {
         assert_eq!(t.of_map(&map("/over/lay (deleted)", 0x2b, 78, "r--p")), t.of_call(Some(2)));
         assert_ne!(t.of_map(&map("/other", 0x801, 79, "r--p")), t.of_call(Some(1)));
         assert_eq!(t.of_call(None), Backing::UnknownFile);
+    }
+
+    #[test]
+    fn a_last_component_becomes_a_path_when_a_snapshot_knows_it() {
+        let mut t = FileTable::new(&[file(1, 0xfe00, 77, "libc.so.6")]);
+        let of_map = t.of_map(&map("/lib/libc.so.6", 0xfe00, 77, "r-xp"));
+        assert_eq!(of_map, t.of_call(Some(1)));
+        assert_eq!(t.name(of_map), "/lib/libc.so.6");
     }
 
     #[test]

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKind};
+use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKind, error_code};
 
 use super::base::{self, SnapshotRef};
 use super::certificate::{self, Snapshot};
 use super::files::FileTable;
+use super::gaps::USER_END;
 use super::mm::Mm;
 use super::pages::Before;
 use super::vma::{AddressMap, Backing, Perms, unowned};
 use super::{CallEffect, FailedCall, ProcessReplay, Release, Replay, charge};
 use crate::envelope::EnvelopeBuilder;
-use crate::load::{FaultRow, Tables};
+use crate::load::{FaultRow, NONE, Tables};
 use crate::model::GapPoint;
 
 /// Points of the gap series.
@@ -173,11 +174,17 @@ impl<'a> Driver<'a> {
     }
 
     fn exit(&mut self, pid: u32) {
-        let Some(p) = self.processes.get(&pid) else { return };
-        let mm = p.mm;
+        let Some(mm) = self.processes.get(&pid).map(|p| p.mm) else { return };
         self.close(pid);
-        if !self.processes.values().any(|p| p.mm == mm && p.mm != usize::MAX) {
-            self.mms[mm] = None;
+        self.drop_unused(mm);
+    }
+
+    /// Frees an address space that no process uses any more.
+    fn drop_unused(&mut self, mm: usize) {
+        if !self.processes.values().any(|p| p.mm == mm)
+            && let Some(slot) = self.mms.get_mut(mm)
+        {
+            *slot = None;
         }
     }
 
@@ -201,8 +208,8 @@ impl<'a> Driver<'a> {
         });
         let old = std::mem::replace(&mut p.mm, mm);
         p.replay.has_base = has_base;
-        if old != mm && old != usize::MAX && !self.processes.values().any(|p| p.mm == old) {
-            self.mms[old] = None;
+        if old != mm {
+            self.drop_unused(old);
         }
     }
 
@@ -234,7 +241,8 @@ impl<'a> Driver<'a> {
         let page = 1_u64 << self.page_shift;
         for row in &maps[s.rows.clone()] {
             // Anything else is not a line of a real file.
-            if row.start_addr >= row.end_addr || (row.start_addr | row.end_addr) % page != 0 {
+            let is_page_range = row.start_addr < row.end_addr && (row.start_addr | row.end_addr).is_multiple_of(page);
+            if !is_page_range || certificate::is_not_of_the_process(row) {
                 continue;
             }
             let backing = self.files.of_map(row);
@@ -285,6 +293,11 @@ impl<'a> Driver<'a> {
         let Some(mm) = self.mms.get_mut(at).and_then(Option::as_mut) else { return };
         if mm.map.find(f.addr).is_none() {
             grow_stack(mm, f.addr);
+        }
+        if mm.map.find(f.addr).is_none() && is_uprobes_page(&f) {
+            let (start, end) = (USER_END - (1 << self.page_shift), USER_END);
+            let backing = self.files.special("[uprobes]");
+            mm.map.insert(unowned(start, end, Perms::from_letters("--xp"), backing, 0, f.ts));
         }
         let Some(vma) = mm.map.find(f.addr).copied() else {
             self.fault_before_exec(i);
@@ -427,6 +440,12 @@ fn effect_ts(c: &MemoryCall) -> i64 {
         MemoryCallKind::Munmap | MemoryCallKind::Madvise if c.errno.is_none() => c.ts,
         _ => c.ts + c.dur,
     }
+}
+
+/// The kernel maps the page of the recorder's own uprobes without a call, as high as it can (`xol_add_vma`,
+/// kernel/events/uprobes.c), and the first instruction that runs in it faults.
+fn is_uprobes_page(f: &FaultRow) -> bool {
+    f.error_code != NONE && f.error_code & error_code::FETCH != 0 && (USER_END - 4096..USER_END).contains(&f.addr)
 }
 
 /// The stack of the main thread grows down by faults, without a call.

@@ -15,7 +15,12 @@ fn tables() -> Tables {
 /// A program stopped at its exec at 100: its text and its stack.
 fn exec(t: &mut Tables, pid: u32) {
     t.process_events.push(event(100, pid, pid, ProcessEventKind::Exec, None));
-    for (range, perms, path) in [((0x40_0000, 0x50_0000), "r-xp", "/srv/service"), (STACK, "rw-p", "[stack]")] {
+    let vsyscall = (0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_1000);
+    for (range, perms, path) in [
+        ((0x40_0000, 0x50_0000), "r-xp", "/srv/service"),
+        (STACK, "rw-p", "[stack]"),
+        (vsyscall, "--xp", "[vsyscall]"),
+    ] {
         t.maps.push(map(SnapshotReason::Exec, (101, 101), pid, range, perms, path));
     }
 }
@@ -221,4 +226,20 @@ fn without_any_snapshot_faults_on_own_mappings_are_charged_and_the_rest_is_said_
     assert_eq!(t.faults[0].map_stack, 1);
     assert_eq!(t.faults[1].touch, TouchKind::Unknown);
     assert!(!r.processes[&10].has_base);
+}
+
+#[test]
+fn the_page_of_the_recorders_uprobes_is_known_by_its_place() {
+    let mut t = tables();
+    exec(&mut t, 10);
+    let page = (0x7fff_ffff_e000, 0x7fff_ffff_f000);
+    for (range, perms, path) in
+        [((0x40_0000, 0x50_0000), "r-xp", "/srv/service"), (STACK, "rw-p", "[stack]"), (page, "--xp", "[uprobes]")]
+    {
+        t.maps.push(map(SnapshotReason::End, (9000, 9001), 10, range, perms, path));
+    }
+    faults(&mut t, &[(300, 10, page.0 + 0x80, 0x14)]);
+    let r = run(&mut t);
+    assert_eq!(r.names[t.faults[0].mapping as usize], "[uprobes]");
+    assert!(r.certificates[0].equal && r.certificates[0].differences.is_empty(), "{:?}", r.certificates);
 }

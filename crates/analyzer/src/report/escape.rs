@@ -48,6 +48,11 @@ impl Html {
         Self(out)
     }
 
+    /// A clause as a sentence of its own: with a capital, unless it begins with a name, and with a full stop.
+    pub(crate) fn sentence(text: &str) -> Self {
+        Self::rich(&as_sentence(text))
+    }
+
     /// A name as code, cut in the middle if it is long; the tooltip has more of it.
     pub(crate) fn name(name: &str) -> Self {
         Self::name_with_title(name, name)
@@ -78,6 +83,22 @@ impl Html {
         let text = shorten(text, BLOCK_CHARS);
         Self(text.lines().map(html).collect::<Vec<_>>().join("\n"))
     }
+}
+
+/// Makes a sentence of a clause.
+pub(crate) fn as_sentence(clause: &str) -> String {
+    let clause = clause.trim();
+    let first = clause.split(' ').next().unwrap_or_default();
+    let is_word = first.chars().all(|c| c.is_lowercase() || matches!(c, ',' | '-' | '–'));
+    let mut chars = clause.chars();
+    let mut out: String = match chars.next() {
+        Some(c) if is_word => c.to_uppercase().chain(chars).collect(),
+        _ => clause.to_owned(),
+    };
+    if !out.is_empty() && !out.ends_with(['.', '!', '?', '…']) {
+        out.push('.');
+    }
+    out
 }
 
 /// A piece of a sentence.
@@ -269,6 +290,14 @@ mod tests {
         assert_eq!(Html::rich("in `a<b` now").to_string(), "in <code>a&lt;b</code> now");
         assert_eq!(Html::rich("a ` b").to_string(), "a ` b");
         assert_eq!(parts("``x`"), [Part::Text("x`")]);
+    }
+
+    #[test]
+    fn clauses_become_sentences_and_names_stay_names() {
+        assert_eq!(as_sentence("touch it first"), "Touch it first.");
+        assert_eq!(as_sentence("main.fill touches it."), "main.fill touches it.");
+        assert_eq!(as_sentence("`f` is slow"), "`f` is slow.");
+        assert_eq!(as_sentence(""), "");
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The sentences that several formats share.
 
-use crate::model::{Analysis, Finding, Fix, FlameGraph, Ledger, RuledOut, Trust, Verdict, VerdictKind};
+use crate::model::{
+    Analysis, Finding, Fix, FlameGraph, Ledger, LedgerCategory, LedgerRow, RuledOut, Trust, Verdict, VerdictKind,
+};
 
+use super::escape::as_sentence;
 use super::format;
 
 /// What kind of answer it is, in the words of a headline.
@@ -36,14 +39,9 @@ pub(super) fn sentence(verdict: &Verdict) -> String {
     let label = kind_label(verdict.kind);
     let rest = verdict.sentence.strip_prefix(label).and_then(|r| r.strip_prefix([':', '.'])).map(str::trim_start);
     match rest.filter(|r| !r.is_empty()) {
-        Some(rest) => capitalised(rest),
+        Some(rest) => as_sentence(rest),
         None => verdict.sentence.clone(),
     }
-}
-
-fn capitalised(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
 /// True if a text has said something already, but for its first letter and its full stop.
@@ -72,6 +70,15 @@ pub(super) fn cost(finding: &Finding) -> Option<String> {
         format::share(cost.wall_ns as f64, cost.window_ns as f64),
         cost.window
     ))
+}
+
+/// Rows of a ledger that are worth a line, and those that are not: little time is one remark, however many kinds it
+/// is of. What is unexplained is always worth a line.
+pub(super) fn worth_a_line(ledger: &Ledger) -> (Vec<&LedgerRow>, Vec<&LedgerRow>) {
+    let least = ledger.total_ns() / 200;
+    let (worth, small): (Vec<_>, Vec<_>) =
+        ledger.rows.iter().partition(|r| r.wall_ns >= least || r.category == LedgerCategory::Unexplained);
+    if small.len() > 1 { (worth, small) } else { (ledger.rows.iter().collect(), Vec::new()) }
 }
 
 /// What the fix gains: `190–230 ms`; null if it cannot be bounded.

@@ -78,9 +78,14 @@ impl Doubt {
     }
 }
 
-/// `function (file.go:12)`, or a placeholder.
+/// The place with its function as a code span (the report shows backticks as such), or a placeholder.
 pub(super) fn place(location: Option<&CodeLocation>) -> String {
-    location.map_or_else(|| "an unknown place".to_owned(), units::location)
+    let Some(l) = location else { return "an unknown place".to_owned() };
+    let function = units::short_function(&l.function).replace('`', "'");
+    match units::file_line(l.file.as_deref(), l.line) {
+        Some(at) => format!("`{function}` ({})", at.replace('`', "'")),
+        None => format!("`{function}`"),
+    }
 }
 
 /// A ratio as `97 %`.

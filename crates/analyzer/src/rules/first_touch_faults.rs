@@ -219,6 +219,7 @@ fn fix(joined: &Joined, group: &FaultGroup, faults: u64, wall_ns: i64) -> Fix {
         .iter()
         .find(|k| k.pid == group.pid && k.kind == TouchKind::AnonFirstTouch)
         .and_then(|k| k.latency.p50_ns);
+    // At least the median service time of each: what outliers and the way in and out of the kernel cost is not sure.
     let low = median.map(|m| wall_ns.min(m.saturating_mul(i64::try_from(faults).unwrap_or(i64::MAX))));
     Fix {
         what: format!(

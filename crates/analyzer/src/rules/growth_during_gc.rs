@@ -12,7 +12,7 @@ const CAUSE: &str = "heap growth by mmap while the garbage collector runs";
 /// Growth below this is not worth a finding.
 const MIN_BYTES: u64 = 16 << 20;
 /// Part of all growth that must fall into GC cycles.
-const MIN_SHARE: f64 = 0.5;
+const MIN_SHARE: f64 = 0.25;
 /// How much denser in time the growth must be during GC than outside.
 const MIN_DENSITY: f64 = 2.0;
 
@@ -21,7 +21,7 @@ rule! {
     /// the heap has to grow, and every new arena costs mmap calls and then first-touch faults, at the moment when the
     /// collector already competes for the CPUs.
     ///
-    /// *Found when* at least 16 MiB became mapped during GC cycles, that is at least half of all growth in the
+    /// *Found when* at least 16 MiB became mapped during GC cycles, that is at least a quarter of all growth in the
     /// capture, and it came at least twice as dense in time as outside of cycles. It says *growth*, not *leak*: for a
     /// leak there must be evidence that the memory is never reused.
     ///

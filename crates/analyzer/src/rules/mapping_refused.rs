@@ -1,7 +1,7 @@
 use super::common::{Doubt, not_checked, place, probe_ran, ruled_out};
 use super::{Outcome, rule};
 use crate::context::Joined;
-use crate::model::{Confidence, EnomemGroup, Evidence, Finding, Fix, LookAlike, NamedStack};
+use crate::model::{Confidence, EnomemGroup, Evidence, Finding, Fix, LookAlike, NamedStack, RefusalFacts};
 use crate::units;
 
 const CODE: &str = "mapping-refused";
@@ -54,25 +54,51 @@ struct Reason {
     fix: String,
 }
 
+/// The state of the process at the failure: the kernel's own counts, else the replay's and the limits at the start.
+fn facts(joined: &Joined, g: &EnomemGroup) -> RefusalFacts {
+    let limit = |name: &str| joined.limit_bytes(g.pid, name);
+    g.kernel.unwrap_or_else(|| RefusalFacts {
+        vmas: g.vmas,
+        mapped_bytes: g.mapped_bytes,
+        data_bytes: g.data_bytes,
+        locked_bytes: 0,
+        limit_as_bytes: limit("RLIMIT_AS"),
+        limit_data_bytes: limit("RLIMIT_DATA"),
+        limit_memlock_bytes: limit("RLIMIT_MEMLOCK"),
+    })
+}
+
 fn reason(joined: &Joined, g: &EnomemGroup) -> Reason {
     let sure = |what: String, fix: &str| Reason { what, confidence: Confidence::High, fix: fix.to_owned() };
     let host = &joined.host;
-    let limit = |name: &str| joined.limit_bytes(g.pid, name);
-    if let Some(max) = host.max_map_count.filter(|max| g.vmas + MAP_COUNT_SLACK >= *max) {
+    let at = facts(joined, g);
+    let exceeds = |limit: Option<u64>, now: u64| limit.filter(|max| now.saturating_add(g.max_len_bytes) > *max);
+    if let Some(max) = host.max_map_count.filter(|max| at.vmas + MAP_COUNT_SLACK >= *max) {
         return sure(
-            format!("the process had {} mappings and vm.max_map_count is {}", units::count(g.vmas), units::count(max)),
+            format!("the process had {} mappings and vm.max_map_count is {}", units::count(at.vmas), units::count(max)),
             "map less piecemeal (fewer protection changes inside one mapping), or raise vm.max_map_count",
         );
     }
-    if let Some(max) = limit("RLIMIT_AS").filter(|max| g.mapped_bytes.saturating_add(g.max_len_bytes) > *max) {
+    // mprotect and a fixed mapping over an old one add no address space.
+    if let Some(max) = exceeds(at.limit_as_bytes, at.mapped_bytes).filter(|_| g.call != "mprotect") {
         return sure(
-            format!("RLIMIT_AS is {}, mapped were {}, asked for {}", units::bytes(max), units::bytes(g.mapped_bytes), units::bytes(g.max_len_bytes)),
+            format!(
+                "RLIMIT_AS is {}, mapped were {}, asked for {}",
+                units::bytes(max),
+                units::bytes(at.mapped_bytes),
+                units::bytes(g.max_len_bytes)
+            ),
             "raise the address-space limit (ulimit -v); reserved but unused memory counts against it",
         );
     }
-    if let Some(max) = limit("RLIMIT_DATA").filter(|max| g.accountable && g.data_bytes.saturating_add(g.max_len_bytes) > *max) {
+    if let Some(max) = exceeds(at.limit_data_bytes, at.data_bytes).filter(|_| g.accountable) {
         return sure(
-            format!("RLIMIT_DATA is {}, private writable were {}, asked for {}", units::bytes(max), units::bytes(g.data_bytes), units::bytes(g.max_len_bytes)),
+            format!(
+                "RLIMIT_DATA is {}, private writable were {}, asked for {}",
+                units::bytes(max),
+                units::bytes(at.data_bytes),
+                units::bytes(g.max_len_bytes)
+            ),
             "raise the data limit (ulimit -d)",
         );
     }
@@ -108,8 +134,8 @@ fn reason(joined: &Joined, g: &EnomemGroup) -> Reason {
         _ => Reason {
             what: format!(
                 "the reason could not be determined: {} mappings, {} mapped, limits and overcommit settings do not explain it",
-                units::count(g.vmas),
-                units::bytes(g.mapped_bytes)
+                units::count(at.vmas),
+                units::bytes(at.mapped_bytes)
             ),
             confidence: Confidence::Low,
             fix: "look at limits that were not recorded (a security module, a limit set after the recording began)".to_owned(),
@@ -119,6 +145,7 @@ fn reason(joined: &Joined, g: &EnomemGroup) -> Reason {
 
 fn finding(joined: &Joined, g: &EnomemGroup) -> Finding {
     let reason = reason(joined, g);
+    let at = facts(joined, g);
     let mut doubt = Doubt::new();
     doubt.accounting(joined, "memory_calls");
     doubt.at_most(reason.confidence, format!("reason: {}", reason.what));
@@ -152,8 +179,8 @@ fn finding(joined: &Joined, g: &EnomemGroup) -> Finding {
                 what: "address space at the first failure".to_owned(),
                 value: format!(
                     "{} mappings, {} mapped, largest free gap {}",
-                    units::count(g.vmas),
-                    units::bytes(g.mapped_bytes),
+                    units::count(at.vmas),
+                    units::bytes(at.mapped_bytes),
                     units::bytes(g.largest_gap_bytes)
                 ),
                 query: None,

@@ -79,7 +79,7 @@ pub fn reference_markdown() -> String {
 macro_rules! rule {
     ($(#[doc = $doc:literal])* pub struct $Rule:ident($code:expr, $check:path);) => {
         $(#[doc = $doc])*
-        pub struct $Rule;
+        pub(super) struct $Rule;
         impl $crate::rules::Rule for $Rule {
             fn code(&self) -> &'static str { $code }
             fn doc(&self) -> &'static str { concat!($($doc, "\n",)*) }

@@ -67,7 +67,11 @@ fn other(ledger: &Ledger) -> Option<LedgerCategory> {
         .filter(|r| {
             !matches!(
                 r.category,
-                LedgerCategory::Faults | LedgerCategory::MemoryCalls | LedgerCategory::GcStw | LedgerCategory::Unexplained
+                LedgerCategory::Faults
+                    | LedgerCategory::MemoryCalls
+                    | LedgerCategory::GcStw
+                    | LedgerCategory::Recorder
+                    | LedgerCategory::Unexplained
             )
         })
         .max_by_key(|r| r.wall_ns)
@@ -80,6 +84,7 @@ fn name(category: LedgerCategory) -> &'static str {
         LedgerCategory::Network => "waiting for the network",
         LedgerCategory::WaitingForClient => "waiting for a client",
         LedgerCategory::WaitingForCpu => "waiting for a CPU",
+        LedgerCategory::Recorder => "the recorder itself",
         LedgerCategory::OnCpu => "the program's own computing",
         LedgerCategory::Faults => "page faults",
         LedgerCategory::MemoryCalls => "memory calls",

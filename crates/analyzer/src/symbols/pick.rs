@@ -97,6 +97,8 @@ const ENTRIES: &[&str] = &[
     "runtime.goexit0",
     "runtime.goexit1",
     "runtime.gosched_m",
+    "runtime.gopreempt_m",
+    "runtime.goschedImpl",
     "start_thread",
     "clone",
     "clone3",
@@ -123,7 +125,9 @@ const ALLOCATOR_PREFIXES: &[&str] = &[
 ];
 
 fn function_role(name: &str) -> Role {
-    if ENTRIES.contains(&name) {
+    // The compiler's wrapper around a `go f(x)` statement: the function itself is the next frame inwards.
+    let is_go_wrapper = name.rsplit_once(".gowrap").is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
+    if ENTRIES.contains(&name) || is_go_wrapper {
         return Role::Entry;
     }
     let starts = |prefixes: &[&str]| prefixes.iter().any(|p| name.starts_with(p));

@@ -63,6 +63,8 @@ fn a_stack_of_the_runtime_alone_is_named_by_its_outermost_telling_frame() {
         ("runtime.goexit", app),
     ];
     assert_eq!(picked(&stack), "runtime.bgscavenge");
+    let wrapped = [stack[0], ("runtime.bgsweep", app), ("runtime.gcenable.gowrap1", app), stack[3]];
+    assert_eq!(picked(&wrapped), "runtime.bgsweep");
 }
 
 #[test]

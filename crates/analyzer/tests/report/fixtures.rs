@@ -706,6 +706,7 @@ pub(crate) fn unexplained() -> Analysis {
         vmas: 70,
         mapped_bytes: 1_300 * MIB,
         data_bytes: 90 * MIB,
+        kernel: None,
         largest_gap_bytes: 130 << 40,
         caller: None,
         stack: vec![StackFrame { function: "shop+0x4f81c".into(), file: None, line: None, inlined: false }],

@@ -252,8 +252,24 @@ pub struct RecorderCost {
     pub ring_bytes: Option<u64>,
     /// Time between the end of recording and the closing of the capture.
     pub finish_ns: Option<u64>,
+    /// What one page fault costs on this host, measured before the targets ran; null if it was not measured.
+    pub fault: Option<FaultCost>,
     /// Time inside each BPF program, where `kernel.bpf_stats_enabled` was on.
     pub bpf: Vec<BpfCost>,
+}
+
+/// What a first-touch fault costs on this host, mean over a small loop that does nothing else.
+///
+/// A row's `dur` is the service time only. `untraced_ns − service_ns` is what entering and leaving the kernel costs
+/// besides, `recorded_ns − untraced_ns` is what recording adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FaultCost {
+    /// Wall time per fault when nothing is attached.
+    pub untraced_ns: i64,
+    /// Wall time per fault while it is recorded.
+    pub recorded_ns: i64,
+    /// Service time as it is recorded (`faults.dur`).
+    pub service_ns: i64,
 }
 
 /// Time inside one BPF program.

@@ -13,6 +13,7 @@ mod maps;
 mod memory_calls;
 mod off_cpu;
 mod process_events;
+mod refusals;
 mod samples;
 mod symbols;
 
@@ -26,6 +27,7 @@ pub use maps::{MapRow, SnapshotReason};
 pub use memory_calls::{MemoryCall, MemoryCallKind};
 pub use off_cpu::{OffCpu, OffCpuState};
 pub use process_events::{ProcessEvent, ProcessEventKind};
+pub use refusals::Refusal;
 pub use samples::{Sample, SampleSource};
 pub use symbols::{SymbolRow, SymbolSource};
 
@@ -49,6 +51,7 @@ const fn info<R: Row>() -> TableInfo {
 /// The registry: every table, in the order of SCHEMA.md.
 pub const ALL: &[TableInfo] = &[
     info::<MemoryCall>(),
+    info::<Refusal>(),
     info::<Fault>(),
     info::<GcEvent>(),
     info::<ProcessEvent>(),

@@ -44,8 +44,17 @@ struct {
 	__type(value, u32);
 } seen_stacks SEC(".maps");
 
+#define WINDOW_WORDS 64
+
 struct scratch {
 	u64 reading_user_memory;
+	u64 last_stack; /* hash of a stack that has been sent */
+	u64 last_word;  /* follows a call instruction, in the image: see return_address_on_top */
+	u64 last_image;
+	u64 records;
+	u64 window_addr; /* part of a user stack, read at once */
+	u64 window[WINDOW_WORDS];
+	u64 spare; /* index + 1 stays inside for the verifier */
 	struct mt_stack stack;
 };
 
@@ -103,11 +112,15 @@ static __always_inline struct mt_target *target_of(u32 pid)
 }
 
 /* Waking the reader costs more than a record: it comes by itself every few milliseconds, and is woken only when the
- * ring fills up. */
+ * ring fills up, which is looked at now and then. */
 static __always_inline u64 wakeup_flag(void)
 {
-	struct mt_config *c = settings();
+	struct scratch *s = my_scratch();
+	struct mt_config *c;
 
+	if (!s || s->records++ & 15)
+		return BPF_RB_NO_WAKEUP;
+	c = settings();
 	if (c && bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > c->ring_wakeup_bytes)
 		return BPF_RB_FORCE_WAKEUP;
 	return BPF_RB_NO_WAKEUP;
@@ -148,55 +161,101 @@ static __always_inline u64 mix(u64 h, u64 x)
 	return h ^ (h >> 29);
 }
 
-struct frame {
-	u64 next;
-	u64 ret;
-};
+/* FF /2, the indirect call, with its ModRM byte. */
+#define IS_INDIRECT_CALL(opcode, modrm) ((opcode) == 0xff && ((modrm) & 0x38) == 0x10)
+
+static __always_inline bool follows_call(u64 addr)
+{
+	u8 b[8];
+
+	if (addr < 4096 || addr >= TASK_SIZE_MAX || bpf_probe_read_user(b, sizeof(b), (void *)(addr - 8)))
+		return false;
+	return b[3] == 0xe8 /* call rel32 */ || IS_INDIRECT_CALL(b[6], b[7]) || IS_INDIRECT_CALL(b[5], b[6]) ||
+	       IS_INDIRECT_CALL(b[4], b[5]) || IS_INDIRECT_CALL(b[2], b[3]) || IS_INDIRECT_CALL(b[1], b[2]);
+}
+
+/* Reads the part of the user stack that begins at addr; near the end of a mapping only the one frame there. */
+static __always_inline bool open_window(struct scratch *s, u64 addr)
+{
+	s->window_addr = addr;
+	if (!bpf_probe_read_user(s->window, sizeof(s->window), (void *)addr))
+		return true;
+	/* The failed read has cleared the window: a frame beyond this one ends the walk. */
+	return !bpf_probe_read_user(s->window, 16, (void *)addr);
+}
+
+/* The word on top of the stack if it follows a call instruction, else 0. Stale return addresses pass too: whether the
+ * function has a frame is for user space to say. */
+static __always_inline u64 return_address_on_top(struct scratch *s, u32 image)
+{
+	u64 word = s->window[0];
+
+	if (word == s->last_word && image == s->last_image)
+		return word;
+	if (!follows_call(word))
+		return 0;
+	s->last_word = word;
+	s->last_image = image;
+	return word;
+}
 
 /* Walks the frame pointers from bp, sends the stack if it is new, and returns its hash; 0 if there is none.
  *
- * Our own walk instead of bpf_get_stack: it hashes on the way and needs no callchain buffer. A frame pointer may
- * point to a lower address than the one before: Go's systemstack changes from the thread's stack to the goroutine's.
- * The hash covers the process and its image, because an address means something else elsewhere.
- * reading_user_memory tells the fault probe that a fault on this CPU is caused by us. */
-static __always_inline u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 bp)
+ * Our own walk instead of bpf_get_stack: it reads many frames at once, hashes on the way and needs no callchain
+ * buffer. A frame pointer may point to a lower address than the one before: Go's systemstack changes from the thread's
+ * stack to the goroutine's. The hash covers the process and its image, because an address means something else
+ * elsewhere. reading_user_memory tells the fault probe that a fault on this CPU is caused by us. */
+static __always_inline u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u64 bp)
 {
 	struct scratch *s = my_scratch();
 	u32 n = 1, seen = 1;
-	struct frame f;
-	u64 h;
+	u64 h, at, ret, next;
 
 	if (!s || !ip || ip >= TASK_SIZE_MAX) {
 		count(MT_STACK_UNREADABLE);
 		return 0;
 	}
-	h = mix(mix(pid_tgid >> 32, image), ip);
-	s->stack.ips[0] = ip;
 	s->reading_user_memory = 1;
+	s->stack.top = open_window(s, sp & ~7ULL) ? return_address_on_top(s, image) : 0;
+	s->stack.ips[0] = ip;
+	h = mix(mix(mix(pid_tgid >> 32, image), ip), s->stack.top);
 	for (int i = 1; i < MT_MAX_FRAMES; i++) {
 		if (bp < 4096 || bp >= TASK_SIZE_MAX || bp & 7)
 			break;
-		if (bpf_probe_read_user(&f, sizeof(f), (void *)bp))
+		at = (bp - s->window_addr) >> 3;
+		if (at >= WINDOW_WORDS - 1) {
+			if (!open_window(s, bp))
+				break;
+			at = 0;
+		}
+		/* Again, for the verifier: it does not follow the comparison through the subtraction. */
+		barrier_var(at);
+		at &= WINDOW_WORDS - 1;
+		next = s->window[at];
+		ret = *(&s->window[at] + 1);
+		if (ret < 4096 || ret >= TASK_SIZE_MAX)
 			break;
-		if (f.ret < 4096 || f.ret >= TASK_SIZE_MAX)
-			break;
-		h = mix(h, f.ret);
-		s->stack.ips[i] = f.ret;
+		h = mix(h, ret);
+		s->stack.ips[i] = ret;
 		n = i + 1;
-		if (f.next == bp)
+		if (next == bp)
 			break;
-		bp = f.next;
+		bp = next;
 	}
 	s->reading_user_memory = 0;
 	if (!h)
 		h = 1;
-	if (bpf_map_lookup_elem(&seen_stacks, &h))
+	if (h == s->last_stack)
 		return h;
+	if (bpf_map_lookup_elem(&seen_stacks, &h)) {
+		s->last_stack = h;
+		return h;
+	}
 
 	fill_header(&s->stack.h, MT_STACK, n, pid_tgid, image, 0);
 	s->stack.hash = h;
 	n &= MT_MAX_FRAMES;
-	if (bpf_ringbuf_output(&ring, &s->stack, sizeof(struct mt_header) + 8 + n * 8, wakeup_flag())) {
+	if (bpf_ringbuf_output(&ring, &s->stack, __builtin_offsetof(struct mt_stack, ips) + n * 8, wakeup_flag())) {
 		count(MT_STACK_LOST);
 		return 0;
 	}

@@ -106,12 +106,25 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
-struct mm_struct;
+struct rlimit {
+	unsigned long rlim_cur;
+	unsigned long rlim_max;
+};
+
+struct mm_struct {
+	int map_count;
+	unsigned long total_vm;
+	unsigned long data_vm;
+	unsigned long locked_vm;
+	unsigned long start_code;
+	struct file *exe_file;
+};
 
 struct signal_struct {
 	atomic_t live;
 	int group_exit_code;
 	unsigned int flags;
+	struct rlimit rlim[16];
 };
 
 struct task_struct {

@@ -15,6 +15,7 @@ enum mt_event {
 	MT_FAULT = 6,
 	MT_GC = 7,
 	MT_OFF_CPU = 8,
+	MT_REFUSAL = 9,
 };
 
 /* Begins every record. */
@@ -29,10 +30,13 @@ struct mt_header {
 
 #define MT_MAX_FRAMES 127
 
-/* detail: number of frames. aux: image. Sent once per stack, before the first record that names it. */
+/* detail: number of frames. aux: image. Sent once per stack, before the first record that names it.
+ * top: the word on top of the stack if it follows a call instruction: the return address, if the innermost function
+ * has no frame of its own; else 0. User space decides by the unwind tables. */
 struct mt_stack {
 	struct mt_header h;
 	u64 hash;
+	u64 top;
 	u64 ips[MT_MAX_FRAMES + 1]; /* one spare: the verifier wants a power of two */
 };
 
@@ -64,6 +68,9 @@ struct mt_process {
 	s32 status;
 	u32 image; /* exec, fork, vfork, and name where that made it a target; 0 elsewhere */
 	char comm[16];
+	u64 code_addr; /* exec only: where the executable's first executable segment begins (mm->start_code) */
+	u64 dev;       /* exec only: of the executable, with inode */
+	u64 inode;
 	u32 path_bytes;
 	u32 unused;
 	char path[MT_PATH];
@@ -117,6 +124,18 @@ struct mt_gc {
 struct mt_off_cpu {
 	struct mt_header h;
 	u64 dur;
+};
+
+/* detail: system call, numbered as x86-64 does. ts: its exit. Limits in bytes, ~0 for none. */
+struct mt_refusal {
+	struct mt_header h;
+	u64 vmas;
+	u64 mapped_pages;
+	u64 data_pages;
+	u64 locked_pages;
+	u64 limit_as;
+	u64 limit_data;
+	u64 limit_memlock;
 };
 
 /* Counters of a probe: one array of u64 per CPU. The first ones mean the same for every probe. */

@@ -8,10 +8,11 @@ mod io_calls;
 mod memory_calls;
 mod off_cpu;
 mod process_events;
+mod refusals;
 pub(crate) mod wire;
 
 pub(crate) use memory_calls::NewCode;
-pub(crate) use process_events::{Life, LifeKind};
+pub(crate) use process_events::{Executable, Life, LifeKind};
 
 use crate::session::Sink;
 use wire::Undecodable;
@@ -20,6 +21,7 @@ use wire::Undecodable;
 pub(crate) const ALL: &[&dyn Probe] = &[
     &process_events::ProcessEvents,
     &memory_calls::MemoryCalls,
+    &refusals::Refusals,
     &io_calls::IoCalls,
     &faults::Faults,
     &off_cpu::OffCpu,

@@ -78,6 +78,7 @@ pub(crate) mod event {
     pub(crate) const FAULT: u16 = 6;
     pub(crate) const GC: u16 = 7;
     pub(crate) const OFF_CPU: u16 = 8;
+    pub(crate) const REFUSAL: u16 = 9;
 }
 
 /// `struct mt_stack`.
@@ -86,6 +87,8 @@ pub(crate) struct StackRecord {
     pub(crate) pid: u32,
     pub(crate) image: u32,
     pub(crate) hash: u64,
+    /// Perhaps the return address of the innermost function, if that has no frame; 0 if it is certainly not.
+    pub(crate) top: u64,
     pub(crate) ips: Vec<u64>,
 }
 
@@ -93,9 +96,9 @@ impl StackRecord {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
         let mut r = Reader::new(bytes);
         let h = r.header()?;
-        let hash = r.u64()?;
+        let (hash, top) = (r.u64()?, r.u64()?);
         let ips = (0..h.detail).map(|_| r.u64()).collect::<Result<_, _>>()?;
-        Ok(Self { pid: h.pid, image: h.aux, hash, ips })
+        Ok(Self { pid: h.pid, image: h.aux, hash, top, ips })
     }
 }
 
@@ -176,14 +179,14 @@ mod tests {
 
     #[test]
     fn a_stack_is_read_back() {
-        let bytes = with(header(event::STACK, 3, 10, 11, 7, 0), &[0xfeed, 1, 2, 3]);
+        let bytes = with(header(event::STACK, 3, 10, 11, 7, 0), &[0xfeed, 9, 1, 2, 3]);
         let s = StackRecord::decode(&bytes).unwrap();
-        assert_eq!(s, StackRecord { pid: 10, image: 7, hash: 0xfeed, ips: vec![1, 2, 3] });
+        assert_eq!(s, StackRecord { pid: 10, image: 7, hash: 0xfeed, top: 9, ips: vec![1, 2, 3] });
     }
 
     #[test]
     fn a_record_that_is_too_short_is_an_error_at_every_length() {
-        let bytes = with(header(event::STACK, 3, 10, 11, 7, 0), &[0xfeed, 1, 2, 3]);
+        let bytes = with(header(event::STACK, 3, 10, 11, 7, 0), &[0xfeed, 9, 1, 2, 3]);
         for n in 0..bytes.len() {
             assert_eq!(StackRecord::decode(&bytes[..n]), Err(Undecodable), "{n} bytes");
         }

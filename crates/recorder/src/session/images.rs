@@ -7,8 +7,10 @@ use std::path::PathBuf;
 
 use mtrace_formats::tables::MapRow;
 
-use crate::probes::NewCode;
+use crate::probes::{Executable, NewCode};
 use crate::snapshots::{self, ExecutableMapping};
+use crate::symbols::elf::{ElfFile, Segment};
+use crate::symbols::source::Source;
 use crate::symbols::{ExecMapping, build_id_hex};
 
 /// Files kept open at a time; the others are opened by their path when names are looked up.
@@ -50,6 +52,30 @@ impl Images {
         insert(self.images.entry(image).or_default(), m);
     }
 
+    /// The executable of a process that was gone before its maps could be read: placed by its program headers.
+    pub(crate) fn add_executable(&mut self, image: u32, path: &str, exe: Executable) {
+        let key = (exe.dev, exe.inode);
+        let known = self.code.get(&key).and_then(|c| c.kept.as_ref()).and_then(|f| f.try_clone().ok());
+        let Some(file) = known.or_else(|| open_inode(path, exe.inode)) else { return };
+        let Some(elf) = file.try_clone().ok().and_then(|f| ElfFile::parse(Source::from_file(f).ok()?)) else { return };
+        self.keep_file(key, path, Some(file));
+        let segments: Vec<Segment> = elf.loads().filter(|l| l.executable).cloned().collect();
+        // fs/binfmt_elf.c: start_code is the lowest address of an executable segment, after the load bias.
+        let Some(bias) = segments.iter().map(|l| l.vaddr).min().map(|low| exe.code_addr.wrapping_sub(low)) else { return };
+        for s in segments {
+            let page = |v: u64| v & !0xfff;
+            let start = bias.wrapping_add(page(s.vaddr));
+            let end = bias.wrapping_add(s.vaddr.wrapping_add(s.file_bytes)).wrapping_add(0xfff) & !0xfff;
+            let m = self.mapping(start, end, page(s.offset), key, path.to_owned());
+            insert(self.images.entry(image).or_default(), m);
+        }
+    }
+
+    /// The executable mapping of an image that holds an address.
+    pub(crate) fn find(&self, image: u32, addr: u64) -> Option<&ExecMapping> {
+        self.mappings(image).iter().find(|m| m.start <= addr && addr < m.end)
+    }
+
     /// A forked process starts with what its parent has.
     pub(crate) fn inherit(&mut self, child: u32, parent: u32) {
         if let Some(mappings) = self.images.get(&parent).cloned() {
@@ -77,11 +103,25 @@ impl Images {
         }
         let open = || File::open(m.live_path(pid)).or_else(|_| File::open(m.path_in_root(pid))).ok();
         let file = open().filter(|f| f.metadata().is_ok_and(|d| d.is_file()));
-        let build_id = file.as_ref().and_then(|f| build_id_hex(&PathBuf::from(format!("/proc/self/fd/{}", f.as_raw_fd()))));
-        let room = self.code.values().filter(|c| c.kept.is_some()).count() < MAX_OPEN;
-        let path = m.path.to_string_lossy().into_owned();
-        self.code.insert(key, Code { path, kept: file.filter(|_| room), build_id });
+        self.keep_file(key, &m.path.to_string_lossy(), file);
     }
+
+    fn keep_file(&mut self, key: (u64, u64), path: &str, file: Option<File>) {
+        if self.code.contains_key(&key) {
+            return;
+        }
+        let id = |f: &File| build_id_hex(&PathBuf::from(format!("/proc/self/fd/{}", f.as_raw_fd())));
+        let build_id = file.as_ref().and_then(id);
+        let room = self.code.values().filter(|c| c.kept.is_some()).count() < MAX_OPEN;
+        self.code.insert(key, Code { path: path.to_owned(), kept: file.filter(|_| room), build_id });
+    }
+}
+
+/// Opens the file if it is still the one with this inode.
+fn open_inode(path: &str, inode: u64) -> Option<File> {
+    use std::os::unix::fs::MetadataExt as _;
+    let file = File::open(path).ok()?;
+    file.metadata().is_ok_and(|m| m.is_file() && m.ino() == inode).then_some(file)
 }
 
 /// Code that a JIT compiler made.

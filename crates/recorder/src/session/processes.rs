@@ -120,7 +120,11 @@ impl Processes {
         let path = exe.map(|p| p.to_string_lossy().into_owned()).or_else(|| life.path.clone());
         sink.push(ProcessEvent { path: path.clone(), ..row });
         sink.has_stw_reason.remove(&life.pid);
-        self.snapshot(life.pid, SnapshotReason::Exec, sink);
+        if !self.snapshot(life.pid, SnapshotReason::Exec, sink)
+            && let (Some(exe), Some(path)) = (life.program, &path)
+        {
+            self.images.add_executable(life.image, path, exe);
+        }
         match ProcessFacts::read(life.pid) {
             Some(facts) => self.describe(&facts),
             None => {
@@ -147,19 +151,20 @@ impl Processes {
         todo.push(Todo::Sample(life.pid));
     }
 
-    /// Writes the maps of a process.
-    pub(crate) fn snapshot(&mut self, pid: u32, reason: SnapshotReason, sink: &mut Sink) {
+    /// Writes the maps of a process; false if it has none any more.
+    pub(crate) fn snapshot(&mut self, pid: u32, reason: SnapshotReason, sink: &mut Sink) -> bool {
         let rows = if self.stopped == Some(pid) { snapshots::take_stopped(pid) } else { snapshots::take(pid, reason) };
         let Some(rows) = rows else {
             if reason != SnapshotReason::End {
                 self.missed_snapshots += 1;
             }
-            return;
+            return false;
         };
         if let Some(p) = self.processes.get(&pid) {
             self.images.snapshot(p.image, pid, &rows);
         }
         rows.into_iter().for_each(|r| sink.push(r));
+        true
     }
 
     /// Code that was mapped since: reads the maps again, for the symboliser only.

@@ -66,12 +66,21 @@ impl Sink {
     }
 
     fn take_stack(&mut self, bytes: &[u8]) -> Result<(), Undecodable> {
-        let record = StackRecord::decode(bytes)?;
-        let Some(stack) = self.stacks.define(&record) else { return Ok(()) };
-        for (depth, ip) in (0..).zip(record.ips) {
-            self.push(Frame { stack_id: stack.id, depth, pid: record.pid, ip });
-        }
+        self.stacks.define(StackRecord::decode(bytes)?);
         Ok(())
+    }
+
+    /// Writes the frames of the new stacks. `has_caller_on_top` says whether the word on top of the stack is a frame.
+    pub(crate) fn settle_stacks(&mut self, mut has_caller_on_top: impl FnMut(&StackRecord) -> bool) {
+        for (stack_id, mut record) in self.stacks.take_new() {
+            if record.top != 0 && has_caller_on_top(&record) {
+                record.ips.insert(1, record.top);
+            }
+            self.stacks.keep(stack_id, record.image, &record.ips);
+            for (depth, ip) in (0..).zip(record.ips) {
+                self.push(Frame { stack_id, depth, pid: record.pid, ip });
+            }
+        }
     }
 
     fn take_file(&mut self, bytes: &[u8]) -> Result<(), Undecodable> {

@@ -43,25 +43,38 @@ pub(crate) struct Stacks {
     ids: HashMap<u64, u32, BuildHasherDefault<KeyIsHash>>,
     ips: Vec<u64>,
     stacks: Vec<Stack>,
+    new: Vec<(u32, StackRecord)>,
+    new_frames: usize,
 }
 
 impl Stacks {
-    /// Takes a stack that the kernel sent; `None` if it is known already or there is no room.
-    pub(crate) fn define(&mut self, record: &StackRecord) -> Option<Stack> {
-        if self.ids.contains_key(&record.hash) || self.ips.len() + record.ips.len() > MAX_FRAMES {
-            return None;
+    /// Takes a stack that the kernel sent; nothing happens if it is known already or there is no room.
+    pub(crate) fn define(&mut self, record: StackRecord) {
+        let frames = record.ips.len() + 1;
+        if self.ids.contains_key(&record.hash) || self.ips.len() + self.new_frames + frames > MAX_FRAMES {
+            return;
         }
-        let id = u32::try_from(self.stacks.len() + 1).ok()?;
-        let stack = Stack { id, image: record.image, first: self.ips.len(), len: record.ips.len() };
+        let Ok(id) = u32::try_from(self.ids.len() + 1) else { return };
         self.ids.insert(record.hash, id);
-        self.ips.extend(&record.ips);
-        self.stacks.push(stack);
-        Some(stack)
+        self.new_frames += frames;
+        self.new.push((id, record));
     }
 
     /// The number of the stack with this hash.
     pub(crate) fn id(&self, hash: u64) -> Option<u32> {
         self.ids.get(&hash).copied()
+    }
+
+    /// The stacks that came since the last call, with their numbers, for [`Stacks::keep`].
+    pub(crate) fn take_new(&mut self) -> Vec<(u32, StackRecord)> {
+        self.new_frames = 0;
+        std::mem::take(&mut self.new)
+    }
+
+    /// Keeps the frames of a new stack, when it is known what they are.
+    pub(crate) fn keep(&mut self, id: u32, image: u32, ips: &[u64]) {
+        self.stacks.push(Stack { id, image, first: self.ips.len(), len: ips.len() });
+        self.ips.extend(ips);
     }
 
     pub(crate) fn all(&self) -> &[Stack] {
@@ -74,18 +87,25 @@ impl Stacks {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_stack_is_numbered_once() {
+    fn a_stack_is_numbered_once_and_its_frames_are_kept() {
         let mut s = Stacks::default();
-        let record = |hash, ips: &[u64]| StackRecord { pid: 1, image: 4, hash, ips: ips.to_vec() };
-        let first = s.define(&record(99, &[1, 2])).unwrap();
-        assert!(s.define(&record(99, &[1, 2])).is_none());
-        let second = s.define(&record(98, &[3])).unwrap();
-        assert_eq!((s.id(99), s.id(98), s.id(1)), (Some(first.id), Some(second.id), None));
-        assert_eq!((s.ips(&first), s.ips(&second)), (&[1, 2][..], &[3][..]));
+        let record = |hash| StackRecord { pid: 1, image: 4, hash, top: 0, ips: vec![hash, 2] };
+        for hash in [99, 98, 99] {
+            s.define(record(hash));
+        }
+        let new = s.take_new();
+        assert_eq!(new.iter().map(|(id, r)| (*id, r.hash)).collect::<Vec<_>>(), [(1, 99), (2, 98)]);
+        assert_eq!((s.id(99), s.id(98), s.id(1)), (Some(1), Some(2), None));
+        for (id, r) in new {
+            s.keep(id, r.image, &r.ips);
+        }
+        s.define(record(99));
+        assert!(s.take_new().is_empty());
+        let kept: Vec<_> = s.all().iter().map(|stack| (stack.id, s.ips(stack).to_vec())).collect();
+        assert_eq!(kept, [(1, vec![99, 2]), (2, vec![98, 2])]);
     }
 }

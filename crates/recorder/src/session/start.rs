@@ -17,6 +17,7 @@ use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
 use crate::error::{Error, kernel};
 use crate::host::{HostFacts, clock_pair, monotonic_ns};
+use crate::leaf::Leaves;
 use crate::plan::{self, Plan};
 use crate::probes::Probe;
 use crate::ring::{Config, SharedMaps};
@@ -106,6 +107,7 @@ fn begin<'a>(
     writer: CaptureWriter,
     cost: CostMeter,
 ) -> Result<Session<'a>, Error> {
+    let fault_cost = plan.fault_probe().map(crate::calibrate::fault_cost);
     let attach_begin_ns = monotonic_ns();
     let shared = SharedMaps::create(options.ring_bytes)?;
     let mut processes = Processes::default();
@@ -131,6 +133,7 @@ fn begin<'a>(
         shared,
         manifest: manifest(options, facts, attach_begin_ns, absent),
         processes,
+        leaves: Leaves::default(),
         launched: wanted.launched,
         cost,
         ended: VecDeque::new(),
@@ -141,6 +144,11 @@ fn begin<'a>(
             progress: now + PROGRESS_INTERVAL_NS,
         },
     };
+    match fault_cost {
+        Some(Ok(cost)) => session.cost.fault = Some(cost),
+        Some(Err(e)) => session.problem(format!("the cost of a fault on this host was not measured: {e}")),
+        None => {}
+    }
     wanted.notes.into_iter().for_each(|n| session.problem(n));
     session.attach_to_running(&wanted.running);
     session.let_go()?;

@@ -12,10 +12,10 @@
 pub mod gopclntab;
 
 mod build_id;
-mod elf;
+pub(crate) mod elf;
 mod kernel;
 mod module;
-mod source;
+pub(crate) mod source;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};

@@ -15,7 +15,7 @@ use mtrace_recorder::host::HostFacts;
 use mtrace_recorder::{Options, Summary, TargetSpec, record};
 
 /// True if BPF works here; says loudly if it does not. `MTRACE_REQUIRE_BPF=1` makes that a failure.
-pub fn bpf_works() -> bool {
+pub(crate) fn bpf_works() -> bool {
     let facts = HostFacts::gather();
     let refused = match facts.bpf_map {
         t if t.works() => return true,
@@ -27,7 +27,7 @@ pub fn bpf_works() -> bool {
 }
 
 /// Compiles a C program of this folder or of testdata/services, with frame pointers.
-pub fn compile(source: &str, dir: &Path) -> PathBuf {
+pub(crate) fn compile(source: &str, dir: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let own = root.join("tests/record_support").join(source);
     let source = if own.exists() { own } else { root.join("../../testdata/services").join(source) };
@@ -43,23 +43,23 @@ pub fn compile(source: &str, dir: &Path) -> PathBuf {
 }
 
 /// A finished recording.
-pub struct Recording {
-    pub summary: Summary,
-    pub capture: Capture,
+pub(crate) struct Recording {
+    pub(crate) summary: Summary,
+    pub(crate) capture: Capture,
     /// What the program printed, line by line.
-    pub said: Vec<serde_json::Value>,
-    pub dir: tempfile::TempDir,
+    pub(crate) said: Vec<serde_json::Value>,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Recording {
-    pub fn rows<R: Row>(&self) -> Vec<R> {
+    pub(crate) fn rows<R: Row>(&self) -> Vec<R> {
         let (rows, skipped) = self.capture.read::<R>();
         assert!(skipped.is_empty(), "{skipped:?}");
         rows
     }
 
     /// The functions of each stack, innermost first, inlined ones included.
-    pub fn stacks(&self) -> BTreeMap<u32, Vec<String>> {
+    pub(crate) fn stacks(&self) -> BTreeMap<u32, Vec<String>> {
         let mut by_place: BTreeMap<(u32, u32, u32), String> = BTreeMap::new();
         for s in self.rows::<SymbolRow>() {
             let name = s.function.unwrap_or_else(|| "?".to_owned());
@@ -75,12 +75,12 @@ impl Recording {
         stacks
     }
 
-    pub fn account(&self, probe: &str) -> &Account {
+    pub(crate) fn account(&self, probe: &str) -> &Account {
         self.capture.manifest.accounts.iter().find(|a| a.probe == probe).expect(probe)
     }
 
     /// Every event is a row or a counted loss, and what the manifest says is what the tables hold.
-    pub fn assert_accounts_balance(&self) {
+    pub(crate) fn assert_accounts_balance(&self) {
         use mtrace_formats::tables as t;
         assert_eq!(self.capture.manifest.state, State::Complete);
         let held: BTreeMap<&str, usize> = BTreeMap::from([
@@ -104,7 +104,7 @@ impl Recording {
         }
     }
 
-    pub fn assert_nothing_lost(&self) {
+    pub(crate) fn assert_nothing_lost(&self) {
         self.assert_accounts_balance();
         for a in &self.capture.manifest.accounts {
             assert!(a.lost.is_empty(), "{a:?}");
@@ -113,7 +113,7 @@ impl Recording {
 }
 
 /// Records a command whose standard output goes to a file.
-pub fn record_command(program: &Path, args: &[&str], tweak: impl FnOnce(&mut Options)) -> Recording {
+pub(crate) fn record_command(program: &Path, args: &[&str], tweak: impl FnOnce(&mut Options)) -> Recording {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let mut argv: Vec<OsString> = vec!["sh".into(), "-c".into()];

@@ -19,6 +19,8 @@ const MAX_DEPTH: usize = 128;
 const FRAME_CHARS: usize = 160;
 /// Width of the pictures in px.
 const WIDTH: usize = 1200;
+/// One part of so many is half a pixel of a picture: less cannot be seen, and without a zoom only adds height.
+const HALF_PIXEL: u64 = 2 * WIDTH as u64;
 
 /// Plain background of the pictures in the page.
 const PAPER: BackgroundColor = BackgroundColor::Flat(Color { r: 250, g: 250, b: 250 });
@@ -41,11 +43,10 @@ pub(crate) fn draw(graph: &FlameGraph, max_frames: usize, interactive: bool) -> 
     if max_frames == 0 {
         return None;
     }
-    let stacks = Stacks::new(&graph.folded)?.prune(max_frames);
+    let stacks = Stacks::new(&graph.folded)?.prune(max_frames, if interactive { 0 } else { HALF_PIXEL });
     let pruned = stacks.pruned_sentence(&graph.unit);
     let mut options = Options::default();
     options.title = format!("{}: {} {}", visible(&graph.title), format::count(stacks.total), visible(&graph.unit));
-    options.subtitle = pruned.clone();
     options.count_name = visible(&graph.unit).into_owned();
     options.colors = palette(&graph.unit);
     options.deterministic = true;
@@ -58,6 +59,8 @@ pub(crate) fn draw(graph: &FlameGraph, max_frames: usize, interactive: bool) -> 
         options.bgcolors = Some(PAPER);
         // The page has the title above the picture.
         options.title = String::new();
+    } else {
+        options.subtitle.clone_from(&pruned);
     }
     // As a "chart" inferno keeps our order, which is by frame; its own sorts by text and so splits `f` around `f.func1`.
     options.flame_chart = true;
@@ -140,12 +143,14 @@ impl<'a> Stacks<'a> {
         self.nodes[at].own += weight;
     }
 
-    /// Charges the lightest frames to their callers until at most `max_frames` are left.
-    fn prune(mut self, max_frames: usize) -> Self {
+    /// Charges the lightest frames to their callers until at most `max_frames` are left, and none that is less than
+    /// one part of `parts` (if that is not 0).
+    fn prune(mut self, max_frames: usize, parts: u64) -> Self {
+        self.threshold = self.total.checked_div(parts).unwrap_or(0);
         if self.nodes.len() > max_frames + 1 {
             let mut totals: Vec<u64> = self.nodes.iter().map(|n| n.total).collect();
             totals.sort_unstable_by(|a, b| b.cmp(a));
-            self.threshold = totals[max_frames] + 1;
+            self.threshold = self.threshold.max(totals[max_frames] + 1);
         }
         self
     }
@@ -154,9 +159,9 @@ impl<'a> Stacks<'a> {
         let cut = self.cut + self.weight_below_threshold();
         (cut > 0).then(|| {
             format!(
-                "pruned {} of weight: deep or light frames ({} {} or less) are charged to their callers",
+                "pruned {} of weight: deep or light frames (less than {} {}) are charged to their callers",
                 format::share_of((cut, self.total)),
-                format::count(self.threshold.saturating_sub(1)),
+                format::count(self.threshold),
                 visible(unit)
             )
         })
@@ -248,7 +253,9 @@ mod tests {
             (0..500).map(|i| (format!("root;leaf{i:03}"), if i < 3 { 1000 } else { 1 })).collect();
         let many: Vec<(&str, u64)> = many.iter().map(|(s, w)| (s.as_str(), *w)).collect();
         let picture = draw(&graph(&many), 10, false).unwrap();
-        assert!(picture.pruned.unwrap().starts_with("pruned 14 % of weight"));
+        assert!(
+            picture.pruned.unwrap().starts_with("pruned 14 % of weight: deep or light frames (less than 2 faults)")
+        );
         assert!(picture.svg.contains("root (3,497 faults, 100.00%)"), "{}", picture.svg);
         assert!(picture.svg.contains("leaf002") && !picture.svg.contains("leaf003"));
         assert!(draw(&graph(&many), 1000, false).unwrap().pruned.is_none());

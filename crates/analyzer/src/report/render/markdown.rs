@@ -66,17 +66,21 @@ fn push_ledger(out: &mut String, ledger: &Ledger) {
         markdown(&ledger.window.name),
         format::duration(total)
     );
-    for row in &ledger.rows {
-        let _ = writeln!(
-            out,
-            "| {} | {} | {} | {} |",
-            ledger_name(row),
-            format::duration(row.wall_ns),
-            format::share(row.wall_ns as f64, total as f64),
-            row.top.as_deref().map(markdown_rich_or_code).unwrap_or_default()
-        );
+    let (rows, small) = summary::worth_a_line(ledger);
+    for row in rows {
+        let top = row.top.as_deref().map(markdown_rich_or_code).unwrap_or_default();
+        push_row(out, &ledger_name(row), row.wall_ns, total, &top);
+    }
+    if !small.is_empty() {
+        let names: Vec<String> = small.iter().map(|r| ledger_name(r)).collect();
+        push_row(out, &names.join(", "), small.iter().map(|r| r.wall_ns).sum(), total, "");
     }
     out.push('\n');
+}
+
+fn push_row(out: &mut String, name: &str, wall_ns: i64, total_ns: i64, top: &str) {
+    let share = format::share(wall_ns as f64, total_ns as f64);
+    let _ = writeln!(out, "| {name} | {} | {share} | {top} |", format::duration(wall_ns));
 }
 
 fn ledger_name(row: &LedgerRow) -> String {

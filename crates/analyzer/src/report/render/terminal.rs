@@ -9,36 +9,35 @@ use crate::report::summary::{self, TrustSummary};
 const COLUMNS: usize = 100;
 /// Width of the labels at the left.
 const LABEL: usize = 12;
-/// Lines of one entry; the page has the rest.
-const LINES: usize = 4;
+/// Lines of the sentence and of what to do; the page has the rest.
+const LINES: usize = 3;
+/// Lines of everything else.
+const SHORT: usize = 2;
 const BOLD: &str = "\u{1b}[1m";
 const DIM: &str = "\u{1b}[2m";
 const RESET: &str = "\u{1b}[0m";
 
-/// The verdict in six to ten lines and no more than fit one screen. Control characters of names are shown, not sent.
+/// The verdict in about a dozen lines. Control characters of names are shown, not sent.
 pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     let v = &analysis.verdict;
     let mut out = Lines { text: String::new(), colour };
     out.headline(v.kind, &format!("{} (confidence {})", summary::kind_label(v.kind), format::confidence(v.confidence)));
-    out.entry("", &summary::sentence(v));
-    if let Some(action) = &v.action {
-        out.entry("do", action);
-    }
-    if let Some(finding) = summary::main_finding(analysis) {
-        if let Some(location) = &finding.location {
-            out.entry("where", &format::location(location));
-        }
-        if let Some(gain) = summary::gain(&finding.fix) {
-            out.entry("gains", &gain);
-        }
-    }
-    if !v.confidence_reasons.is_empty() {
-        out.entry("confidence", &v.confidence_reasons.join("; "));
-    }
-    out.causes(analysis);
+    out.entry("", &summary::sentence(v), LINES);
+    out.entry("do", v.action.as_deref().unwrap_or_default(), LINES);
+    out.entry("where", &place_and_gain(analysis), SHORT);
     out.ledger(analysis);
-    out.entry("trust", &TrustSummary::new(analysis).line());
+    out.causes(analysis);
+    out.entry("confidence", &v.confidence_reasons.join("; "), SHORT);
+    let trust = TrustSummary::new(analysis);
+    // The good news has been the reason of the confidence; the bad must not be overlooked.
+    out.entry("trust", &if trust.bad.is_empty() { trust.good } else { trust.bad }.join("; "), SHORT);
     out.text
+}
+
+fn place_and_gain(analysis: &Analysis) -> String {
+    let Some(finding) = summary::main_finding(analysis) else { return String::new() };
+    let gain = summary::gain(&finding.fix).map(|g| format!("gains {g}"));
+    finding.location.as_ref().map(format::location).into_iter().chain(gain).collect::<Vec<_>>().join(", ")
 }
 
 struct Lines {
@@ -58,9 +57,13 @@ impl Lines {
         self.text.push('\n');
     }
 
-    fn entry(&mut self, label: &str, text: &str) {
+    /// An entry with its label in front; nothing if there is no text.
+    fn entry(&mut self, label: &str, text: &str, max_lines: usize) {
+        if text.is_empty() {
+            return;
+        }
         let (indent, style) = if label.is_empty() { (0, BOLD) } else { (LABEL, "") };
-        let lines = wrap(&safe(text), COLUMNS - indent, LINES);
+        let lines = wrap(&safe(text), COLUMNS - indent, max_lines);
         for (i, line) in lines.iter().enumerate() {
             match i {
                 _ if indent == 0 => {}
@@ -91,22 +94,22 @@ impl Lines {
             .collect();
         let ruled_out = titles(summary::ruled_out(analysis).map(|r| r.cause.as_str()).collect());
         let not_checked = titles(summary::not_checked(analysis).map(|r| r.cause.as_str()).collect());
-        for (label, text) in [("also", also.join("; ")), ("ruled out", ruled_out), ("not checked", not_checked)] {
-            if !text.is_empty() {
-                self.entry(label, &text);
-            }
-        }
+        self.entry("also", &also.join("; "), SHORT);
+        self.entry("ruled out", &ruled_out, SHORT);
+        self.entry("not checked", &not_checked, SHORT);
     }
 
     fn ledger(&mut self, analysis: &Analysis) {
         let Some(ledger) = analysis.ledgers.first() else { return };
         let total = ledger.total_ns();
-        let rows: Vec<String> = ledger
-            .rows
-            .iter()
-            .map(|r| format!("{} {}", format::category(r.category), format::share(r.wall_ns as f64, total as f64)))
-            .collect();
-        self.entry("time", &format!("{}, {}: {}", ledger.window.name, format::duration(total), rows.join(", ")));
+        let share = |ns: i64| format::share(ns as f64, total as f64);
+        let (rows, small) = summary::worth_a_line(ledger);
+        let mut rows: Vec<String> =
+            rows.iter().map(|r| format!("{} {}", format::category(r.category), share(r.wall_ns))).collect();
+        if !small.is_empty() {
+            rows.push(format!("other {}", share(small.iter().map(|r| r.wall_ns).sum())));
+        }
+        self.entry("time", &format!("{}, {}: {}", ledger.window.name, format::duration(total), rows.join("; ")), SHORT);
     }
 }
 

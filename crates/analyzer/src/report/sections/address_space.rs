@@ -171,7 +171,7 @@ fn strip(
     let series = Series { name: name.to_owned(), unit: unit.to_owned(), points };
     let e = extent(&series, axis)?;
     let note = format::quantity_range(e.min, e.max, unit);
-    if e.min == e.max {
+    if note.ends_with(format::LEVEL) {
         return Some(Strip { name, note, chart: Html::default() });
     }
     let chart = Panel { series: &series, axis, bands: &[], limit, logarithmic }.draw(&format!("{name}: {note}"));

@@ -75,17 +75,17 @@ fn finding(index: usize, f: &Finding) -> FindingView {
         title: f.title.clone(),
         code: f.code.clone(),
         pid: f.pid,
-        claim: Html::rich(&f.claim),
+        claim: Html::sentence(&f.claim),
         cost: summary::cost(f),
         bar: cost_bar(f),
         confidence: format::confidence(f.confidence),
         confidence_sign: shared::confidence_sign(f.confidence),
         reasons: f.confidence_reasons.iter().map(|r| Html::rich(r)).collect(),
         location: f.location.as_ref().map(shared::location),
-        fix: Html::rich(&f.fix.what),
+        fix: Html::sentence(&f.fix.what),
         gain: summary::gain(&f.fix),
         left: summary::left_after_fix(f),
-        caution: f.fix.caution.as_deref().map(Html::rich),
+        caution: f.fix.caution.as_deref().map(Html::sentence),
         evidence: f
             .evidence
             .iter()

@@ -101,6 +101,7 @@ pub(super) fn category_class(c: LedgerCategory) -> &'static str {
         LedgerCategory::Network => "c-net",
         LedgerCategory::WaitingForClient => "c-client",
         LedgerCategory::WaitingForCpu => "c-cpuwait",
+        LedgerCategory::Recorder => "c-recorder",
         LedgerCategory::OnCpu => "c-cpu",
         LedgerCategory::Unexplained => "c-unexplained",
     }
@@ -116,6 +117,7 @@ pub(super) fn category_help(c: LedgerCategory) -> &'static str {
         LedgerCategory::Network => "the critical thread was in a network call or waited for the other side",
         LedgerCategory::WaitingForClient => "nothing to do yet: before the first client came",
         LedgerCategory::WaitingForCpu => "the critical thread could have run and had no CPU",
+        LedgerCategory::Recorder => "the recorder's own probes: this time is not there when nobody records",
         LedgerCategory::OnCpu => "the critical thread ran its own code",
         LedgerCategory::Unexplained => {
             "the critical thread slept for a reason that was not recorded, or was not seen at all"

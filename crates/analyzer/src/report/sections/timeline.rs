@@ -148,7 +148,7 @@ fn strip_of_bands(timeline: &Timeline, axis: &Axis, (kind, class, name): (&str, 
 fn strip_of_values(series: &crate::model::Series, backdrop: &[Band], axis: &Axis) -> Option<Strip> {
     let e = extent(series, axis)?;
     let note = format::quantity_range(e.min, e.max, &series.unit);
-    if e.min == e.max {
+    if note.ends_with(format::LEVEL) {
         // A level line says no more than its number: the room is for what changes.
         return Some(Strip { name: series.name.clone(), note, chart: Html::default() });
     }

@@ -62,7 +62,7 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
         caution: main
             .and_then(|f| f.fix.caution.as_deref())
             .filter(|c| !summary::says(verdict.action.as_deref(), c))
-            .map(Html::rich),
+            .map(Html::sentence),
         reasons: verdict.confidence_reasons.iter().map(|r| Html::rich(r)).collect(),
         bar: analysis.ledgers.first().map(|l| ledger::bar(l, 30)),
         runners_up: runners(analysis),

@@ -3,7 +3,8 @@
 #include "mtrace.bpf.h"
 
 struct start {
-	u64 pending;
+	u32 pending;
+	u32 image;
 	u64 ts;
 	u64 addr;
 	u64 ip;
@@ -19,11 +20,14 @@ struct {
 
 static __always_inline int on_start(u64 addr, struct pt_regs *regs, u64 error_code)
 {
-	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct mt_target *t;
 	struct scratch *sc;
 	struct start *s;
 
-	if (addr >> 63 || !target_of(pid_tgid >> 32))
+	if (addr >> 63)
+		return 0;
+	t = target_of(bpf_get_current_pid_tgid() >> 32);
+	if (!t)
 		return 0;
 	/* Reading the target's stack or buffers can fault: that is us, not the target, and it has no end. */
 	sc = my_scratch();
@@ -34,6 +38,7 @@ static __always_inline int on_start(u64 addr, struct pt_regs *regs, u64 error_co
 		return 0; /* the end finds no start and counts it */
 	if (s->pending)
 		count(MT_OWN_0);
+	s->image = t->image;
 	s->addr = addr;
 	s->ip = regs->ip;
 	s->error_code = error_code;
@@ -56,36 +61,39 @@ int BPF_PROG(fault_start_kernel, unsigned long addr, struct pt_regs *regs, unsig
 
 static __always_inline int on_end(struct bpf_perf_event_data *ctx, u16 detail)
 {
-	u64 now = bpf_ktime_get_ns();
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct start *s = bpf_task_storage_get(&starts, task, 0, 0);
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct mt_target *t = target_of(pid_tgid >> 32);
-	struct task_struct *task;
+	u64 now, stack;
+	/* All of the context at once: the verifier wants constant offsets from it. */
+	u64 addr = ctx->addr, cs = ctx->regs.cs, ip = ctx->regs.ip, sp = ctx->regs.sp, bp = ctx->regs.bp;
 	struct mt_fault *r;
-	struct start *s, at = {};
-	u64 stack;
+	struct start at;
 
-	if (!t)
-		return 0;
-	count(MT_SEEN);
-	task = bpf_get_current_task_btf();
-	s = bpf_task_storage_get(&starts, task, 0, 0);
-	if (s && s->pending && s->addr >> 12 == ctx->addr >> 12) {
-		at = *s;
+	if (s && s->pending && s->addr >> 12 == addr >> 12) {
+		/* The start has looked whether it is a target. */
+		now = bpf_ktime_get_ns();
 		s->pending = 0;
+		at = *s;
 		detail |= MT_FAULT_HAS_START;
 	} else {
+		struct mt_target *t = target_of(pid_tgid >> 32);
+
+		if (!t)
+			return 0;
 		count(MT_NO_START);
-		at.ts = now;
-		at.addr = ctx->addr;
-		at.ip = ctx->regs.ip;
+		now = bpf_ktime_get_ns();
+		at = (struct start){ .image = t->image, .ts = now, .addr = addr, .ip = ip };
 	}
-	if (is_user_mode(ctx->regs.cs)) {
-		stack = take_stack(pid_tgid, t->image, ctx->regs.ip, ctx->regs.bp);
-	} else {
+	count(MT_SEEN);
+	if (!is_user_mode(cs)) {
 		struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
 
-		stack = take_stack(pid_tgid, t->image, regs->ip, regs->bp);
+		ip = regs->ip;
+		sp = regs->sp;
+		bp = regs->bp;
 	}
+	stack = take_stack(pid_tgid, at.image, ip, sp, bp);
 	r = RESERVE(struct mt_fault);
 	if (!r)
 		return 0;

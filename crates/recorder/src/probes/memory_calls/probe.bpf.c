@@ -116,7 +116,7 @@ int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
 	c->args[3] = regs->r10;
 	c->args[4] = regs->r8;
 	c->args[5] = regs->r9;
-	c->stack = take_stack(pid_tgid, t->image, regs->ip, regs->bp);
+	c->stack = take_stack(pid_tgid, t->image, regs->ip, regs->sp, regs->bp);
 	c->ts = bpf_ktime_get_ns();
 	if (nr == NR_MMAP && !(c->args[3] & MAP_ANONYMOUS))
 		note_file(c, pid_tgid);

@@ -2,7 +2,7 @@
 //!
 //! Own counters: 0 `child_not_followed`: there was no room for another target (8,192 at a time).
 
-use super::wire::{Header, Reader, Undecodable, c_string, event};
+use super::wire::{Header, Reader, Undecodable, c_string, event, user_dev};
 use super::{Probe, Program, Variant};
 use crate::session::Sink;
 
@@ -33,8 +33,19 @@ pub(crate) struct Life {
     /// Number of the new address space; 0 if there is none.
     pub(crate) image: u32,
     pub(crate) comm: String,
+    /// `Exec`: the executable and where its code begins.
+    pub(crate) program: Option<Executable>,
     /// `Exec`: what was given to execve(2).
     pub(crate) path: Option<String>,
+}
+
+/// What was executed: enough to place its code, should /proc/PID be gone before it can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Executable {
+    /// Address of the first executable segment (`mm->start_code`).
+    pub(crate) code_addr: u64,
+    pub(crate) dev: u64,
+    pub(crate) inode: u64,
 }
 
 impl Probe for ProcessEvents {
@@ -100,11 +111,13 @@ impl Life {
         };
         let (status, image) = (r.i32()?, r.u32()?);
         let comm = c_string(r.bytes(16)?);
+        let executable = Executable { code_addr: r.u64()?, dev: user_dev(r.u64()?), inode: r.u64()? };
+        let program = (kind == LifeKind::Exec).then_some(executable);
         let path_bytes = r.u32()? as usize;
         r.u32()?;
         let path = r.bytes(path_bytes)?;
         let path = (!path.is_empty()).then(|| String::from_utf8_lossy(path).into_owned());
-        Ok(Self { ts, pid, tid, kind, parent: aux, status, image, comm, path })
+        Ok(Self { ts, pid, tid, kind, parent: aux, status, image, comm, program, path })
     }
 }
 
@@ -119,6 +132,9 @@ mod tests {
         b.extend(256i32.to_le_bytes());
         b.extend(3u32.to_le_bytes());
         b.extend(b"a\xffb\0garbage\0....");
+        for field in [0x401000_u64, 8 << 20 | 1, 77] {
+            b.extend(field.to_le_bytes());
+        }
         b.extend((path.len() as u32).to_le_bytes());
         b.extend(0u32.to_le_bytes());
         b.extend(path);
@@ -130,6 +146,7 @@ mod tests {
         let life = Life::decode(&record(1, b"./run")).unwrap();
         assert_eq!((life.kind, life.path.as_deref(), life.comm.as_str()), (LifeKind::Exec, Some("./run"), "a\u{fffd}b"));
         assert_eq!((life.status, life.image, life.parent), (256, 3, 4));
+        assert_eq!(life.program, Some(Executable { code_addr: 0x40_1000, dev: 0x801, inode: 77 }));
     }
 
     #[test]

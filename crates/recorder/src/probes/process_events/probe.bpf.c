@@ -27,6 +27,9 @@ static __always_inline struct mt_process *begin(u16 detail, u64 pid_tgid, u32 pa
 	fill_header(&r->h, MT_PROCESS, detail, pid_tgid, parent, bpf_ktime_get_ns());
 	r->status = 0;
 	r->image = 0;
+	r->code_addr = 0;
+	r->dev = 0;
+	r->inode = 0;
 	r->path_bytes = 0;
 	r->unused = 0;
 	bpf_probe_read_kernel_str(r->comm, sizeof(r->comm), task->comm);
@@ -68,6 +71,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	u32 pid = task->tgid;
 	struct mt_target *t = bpf_map_lookup_elem(&targets, &pid);
 	struct mt_process *r;
+	struct inode *inode;
 	char comm[16] = {};
 	long n;
 
@@ -83,6 +87,10 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	if (!r)
 		return 0;
 	r->image = t->image;
+	r->code_addr = BPF_CORE_READ(task, mm, start_code);
+	inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
+	r->dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	r->inode = BPF_CORE_READ(inode, i_ino);
 	n = bpf_probe_read_kernel_str(r->path, MT_PATH, bprm->filename);
 	if (n > 1)
 		r->path_bytes = n - 1;

@@ -31,6 +31,7 @@ pub(super) struct Record {
     pub(super) entry: u64,
     pub(super) end: u64,
     pub(super) name: u32,
+    stack_values: u32,
     file_values: u32,
     line_values: u32,
     pcdata_count: u32,
@@ -177,6 +178,7 @@ impl Tables {
             entry,
             end,
             name: number(0)?,
+            stack_values: number(3)?,
             file_values: number(4)?,
             line_values: number(5)?,
             pcdata_count: number(6)?,
@@ -195,6 +197,14 @@ impl Tables {
     pub(super) fn nth(&self, elf: &ElfFile, index: u64) -> Option<(u64, String)> {
         let record = self.record(elf, index)?;
         Some((record.entry, self.name(elf, record.name)?))
+    }
+
+    /// Bytes by which the stack pointer is below its value at the function's
+    /// entry, when `pc` is about to be executed (`pcsp`).
+    pub(super) fn stack_bytes(&self, elf: &ElfFile, pc: u64) -> Option<i32> {
+        let record = self.record(elf, self.index_of(elf, pc)?)?;
+        let mut steps = MAX_LOOKUP_STEPS;
+        self.value(elf, record.stack_values, pc.checked_sub(record.entry)?, &mut steps)
     }
 
     pub(super) fn lookup(&self, elf: &ElfFile, pc: u64) -> Option<Function> {

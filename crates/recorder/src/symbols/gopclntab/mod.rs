@@ -146,6 +146,18 @@ impl GoBinary {
         self.lookup(self.elf.vaddr(offset)?)
     }
 
+    /// How far the stack pointer is below its value at the entry of the
+    /// function, in bytes, when the instruction at `pc` is about to be
+    /// executed: at 0 it points to the return address. `None` outside Go code.
+    pub fn stack_bytes(&self, pc: u64) -> Option<i32> {
+        self.tables.stack_bytes(&self.elf, pc)
+    }
+
+    /// ELF virtual address of an offset into the file.
+    pub fn vaddr(&self, offset: u64) -> Option<u64> {
+        self.elf.vaddr(offset)
+    }
+
     /// Entry address of the function of exactly this name; a compiler-made
     /// wrapper of the same name is passed over when there is another.
     pub fn entry_of(&self, name: &str) -> Option<u64> {

@@ -7,6 +7,9 @@ use crate::model::{CodeLocation, Confidence, LedgerCategory};
 const NS_UNITS: [(i64, &str); 4] = [(1, "ns"), (1_000, "µs"), (1_000_000, "ms"), (1_000_000_000, "s")];
 const BYTE_UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
+/// Last word about a quantity that does not change.
+pub(crate) const LEVEL: &str = "throughout";
+
 /// `54301` → `54,301`.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -110,7 +113,7 @@ pub(crate) fn quantity(value: f64, unit: &str) -> String {
 pub(crate) fn quantity_range(min: f64, max: f64, unit: &str) -> String {
     let (low, high) = (quantity(min, unit), quantity(max, unit));
     if low == high {
-        return format!("{low} throughout");
+        return format!("{low} {LEVEL}");
     }
     match unit {
         "bytes" | "ns" | "share" | "" | "1" | "1/s" => format!("{low} to {high}"),
@@ -177,6 +180,7 @@ pub(crate) fn category(c: LedgerCategory) -> &'static str {
         LedgerCategory::Network => "network",
         LedgerCategory::WaitingForClient => "waiting for a client",
         LedgerCategory::WaitingForCpu => "waiting for a CPU",
+        LedgerCategory::Recorder => "being recorded",
         LedgerCategory::OnCpu => "on CPU, own code",
         LedgerCategory::Unexplained => "unexplained",
     }

@@ -1,0 +1,171 @@
+//! What a page fault costs on this host, with and without being recorded.
+//!
+//! A recorded service time excludes exception entry and exit, and the probes themselves cost time that the report must
+//! not blame on the target. Both are measured here, by a small loop of our own with maps of its own, before the targets
+//! run: the analyzer can then say what a fault costs when nobody is looking.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
+use libbpf_rs::RingBufferBuilder;
+use mtrace_formats::capture::FaultCost;
+
+use crate::probes::Probe;
+use crate::probes::wire::Reader;
+use crate::ring::{Config, SharedMaps};
+use crate::session::Loaded;
+
+/// Pages that one round touches.
+const PAGES: usize = 2048;
+/// Rounds of each kind; the quickest one counts, because everything that disturbs makes a round slower.
+const ROUNDS: usize = 4;
+/// Holds the records of a round several times over.
+const RING_BYTES: usize = 1 << 20;
+
+/// Measures; `probe` is the one whose records carry a service time after their header.
+///
+/// # Errors
+/// In plain words, why it could not be measured: the recording goes on without it.
+pub(crate) fn fault_cost(probe: &'static dyn Probe) -> Result<FaultCost, String> {
+    let mut looper = Looper::start().map_err(|e| format!("failed to start the calibration loop: {e}"))?;
+    let ask = |looper: &mut Looper| looper.round().map_err(|e| format!("the calibration loop ended early: {e}"));
+    let mut untraced = i64::MAX;
+    for _ in 0..ROUNDS {
+        untraced = untraced.min(ask(&mut looper)?);
+    }
+    let shared = SharedMaps::create(RING_BYTES).map_err(|e| e.to_string())?;
+    shared.configure(&Config { next_image: 2, ..Config::default() }).map_err(|e| e.to_string())?;
+    let mut loaded = Loaded::load(probe, &shared)?;
+    let seen = Cell::new((0_i64, 0_i64));
+    let mut ring = RingBufferBuilder::new();
+    ring.add(&shared.ring, |bytes| {
+        let mut r = Reader::new(bytes);
+        if let Ok(h) = r.header()
+            && h.event == probe.event()
+            && let Ok(dur) = r.i64()
+        {
+            let (n, sum) = seen.get();
+            seen.set((n + 1, sum + dur));
+        }
+        0
+    })
+    .map_err(|e| e.to_string())?;
+    let ring = ring.build().map_err(|e| e.to_string())?;
+    loaded.attach()?;
+    shared.add_target(looper.pid, 1, false).map_err(|e| e.to_string())?;
+    let mut best: Option<(i64, i64, i64)> = None;
+    for _ in 0..ROUNDS {
+        seen.set((0, 0));
+        let recorded = ask(&mut looper)?;
+        ring.consume().map_err(|e| e.to_string())?;
+        let (n, sum) = seen.get();
+        if n >= PAGES as i64 && best.is_none_or(|(quickest, ..)| recorded < quickest) {
+            best = Some((recorded, n, sum));
+        }
+    }
+    let (recorded, n, sum) = best.ok_or_else(|| format!("expected {PAGES} faults in a round, saw fewer"))?;
+    let pages = PAGES as i64;
+    Ok(FaultCost { untraced_ns: untraced / pages, recorded_ns: recorded / pages, service_ns: sum / n })
+}
+
+/// A child process that touches fresh pages when it is asked to.
+struct Looper {
+    pid: u32,
+    ask: Option<File>,
+    answer: File,
+}
+
+impl Looper {
+    fn start() -> std::io::Result<Self> {
+        let (ask_read, ask_write) = pipe()?;
+        let (answer_read, answer_write) = pipe()?;
+        // SAFETY: the child only makes system calls and touches memory that it maps itself; it never returns.
+        match unsafe { libc::fork() } {
+            -1 => Err(std::io::Error::last_os_error()),
+            0 => {
+                // The parent's ends must be closed here, else this process would keep its own question pipe open.
+                drop((ask_write, answer_read));
+                child(&ask_read, &answer_write)
+            }
+            pid => Ok(Self {
+                pid: pid.unsigned_abs(),
+                ask: Some(File::from(ask_write)),
+                answer: File::from(answer_read),
+            }),
+        }
+    }
+
+    /// Nanoseconds in which the pages were touched.
+    fn round(&mut self) -> std::io::Result<i64> {
+        if let Some(ask) = &mut self.ask {
+            ask.write_all(b"?")?;
+        }
+        let mut ns = [0; 8];
+        self.answer.read_exact(&mut ns)?;
+        Ok(i64::from_ne_bytes(ns))
+    }
+}
+
+impl Drop for Looper {
+    fn drop(&mut self) {
+        // The child ends when its questions do.
+        self.ask = None;
+        let mut status = 0;
+        // SAFETY: waits for our own child.
+        unsafe { libc::waitpid(self.pid as libc::pid_t, &raw mut status, 0) };
+    }
+}
+
+fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: the kernel fills both.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: both are new and nobody else's.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// The child's life: only system calls, because the parent may have held locks when it forked.
+fn child(ask: &OwnedFd, answer: &OwnedFd) -> ! {
+    use std::os::fd::AsRawFd as _;
+    let mut question = 0_u8;
+    // SAFETY: plain system calls on our own descriptors and buffers.
+    unsafe {
+        while libc::read(ask.as_raw_fd(), (&raw mut question).cast(), 1) == 1 {
+            let ns = touch_round();
+            if libc::write(answer.as_raw_fd(), (&raw const ns).cast(), 8) != 8 {
+                break;
+            }
+        }
+        libc::_exit(0)
+    }
+}
+
+fn touch_round() -> i64 {
+    const BYTES: usize = PAGES * 4096;
+    // SAFETY: maps, touches and unmaps a range of its own.
+    unsafe {
+        let memory = libc::mmap(
+            std::ptr::null_mut(),
+            BYTES,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        if memory == libc::MAP_FAILED {
+            libc::_exit(1);
+        }
+        libc::madvise(memory, BYTES, libc::MADV_NOHUGEPAGE);
+        let start = crate::host::monotonic_ns();
+        for page in 0..PAGES {
+            memory.cast::<u8>().add(page * 4096).write_volatile(1);
+        }
+        let ns = crate::host::monotonic_ns() - start;
+        libc::munmap(memory, BYTES);
+        ns
+    }
+}
