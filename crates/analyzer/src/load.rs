@@ -145,10 +145,12 @@ pub fn load(capture: &Capture) -> Tables {
         || {
             rayon::join(
                 || read::<Fault, _>(capture, FaultRow::from),
-                || read::<MemoryCall, _>(capture, |mut c| {
-                    (c.ts, c.dur) = clamp(c.ts, c.dur);
-                    c
-                }),
+                || {
+                    read::<MemoryCall, _>(capture, |mut c| {
+                        (c.ts, c.dur) = clamp(c.ts, c.dur);
+                        c
+                    })
+                },
             )
         },
         || read_rest(capture),
@@ -209,22 +211,28 @@ fn read_rest(capture: &Capture) -> Rest {
     let ((io, off_cpu), (gc, frames)) = rayon::join(
         || {
             rayon::join(
-                || read(capture, |mut c: IoCall| {
-                    (c.ts, c.dur) = clamp(c.ts, c.dur);
-                    c
-                }),
-                || read(capture, |mut o: OffCpu| {
-                    (o.ts, o.dur) = clamp(o.ts, o.dur);
-                    o
-                }),
+                || {
+                    read(capture, |mut c: IoCall| {
+                        (c.ts, c.dur) = clamp(c.ts, c.dur);
+                        c
+                    })
+                },
+                || {
+                    read(capture, |mut o: OffCpu| {
+                        (o.ts, o.dur) = clamp(o.ts, o.dur);
+                        o
+                    })
+                },
             )
         },
         || {
             rayon::join(
-                || read(capture, |mut g: GcEvent| {
-                    g.ts = clamp(g.ts, 0).0;
-                    g
-                }),
+                || {
+                    read(capture, |mut g: GcEvent| {
+                        g.ts = clamp(g.ts, 0).0;
+                        g
+                    })
+                },
                 || read(capture, |f: Frame| f),
             )
         },

@@ -130,9 +130,9 @@ impl SymbolTable {
     }
 
     fn rows(&self, stack: u32) -> &[FrameRow] {
-        self.stacks.get(stack).map_or(&[], |s| {
-            self.frames.get(s.first as usize..(s.first + s.len) as usize).unwrap_or(&[])
-        })
+        self.stacks
+            .get(stack)
+            .map_or(&[], |s| self.frames.get(s.first as usize..(s.first + s.len) as usize).unwrap_or(&[]))
     }
 
     fn string(&self, id: u32) -> Option<&str> {

@@ -44,11 +44,7 @@ pub(crate) fn munmap(ts: i64, pid: u32, at: u64, len: u64) -> MemoryCall {
 }
 
 pub(crate) fn dontneed(ts: i64, pid: u32, at: u64, len: u64, stack: u32) -> MemoryCall {
-    MemoryCall {
-        prot_or_advice: Some(4),
-        stack_id: Some(stack),
-        ..call(ts, 2, pid, MemoryCallKind::Madvise, at, len)
-    }
+    MemoryCall { prot_or_advice: Some(4), stack_id: Some(stack), ..call(ts, 2, pid, MemoryCallKind::Madvise, at, len) }
 }
 
 pub(crate) fn fault(ts: i64, pid: u32, addr: u64, code: u32, stack: u32) -> Fault {
@@ -69,7 +65,14 @@ pub(crate) fn event(ts: i64, pid: u32, tid: u32, event: ProcessEventKind, parent
     ProcessEvent { ts, pid, tid, event, parent, comm: Some("service".to_owned()), path: None, status: None }
 }
 
-pub(crate) fn map(reason: SnapshotReason, ts: (i64, i64), pid: u32, range: (u64, u64), perms: &str, path: &str) -> MapRow {
+pub(crate) fn map(
+    reason: SnapshotReason,
+    ts: (i64, i64),
+    pid: u32,
+    range: (u64, u64),
+    perms: &str,
+    path: &str,
+) -> MapRow {
     MapRow {
         ts: ts.0,
         ts_end: ts.1,

@@ -138,7 +138,7 @@ fn no_window(joined: &Joined) -> Verdict {
     }
 }
 
-/// First letter in upper case (unless it begins a name in code), full stop at the end.
+/// First letter in upper case (a name in code begins with a backtick and stays), full stop at the end.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let mut out: String = match chars.next() {

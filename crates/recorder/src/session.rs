@@ -6,6 +6,7 @@ mod images;
 mod load;
 mod names;
 mod processes;
+mod reserve;
 mod sink;
 mod stacks;
 mod start;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
-use mtrace_formats::capture::{Manifest, Problem};
+use mtrace_formats::capture::{MANIFEST_FILE, Manifest, Problem};
 use mtrace_formats::tables::SnapshotReason;
 
 use crate::accounts::LossMeter;
@@ -74,6 +75,7 @@ struct Session<'a> {
     sampler: Sampler,
     losses: LossMeter,
     cost: CostMeter,
+    reserve: reserve::Reserve,
     /// Processes that ended: when, pid, image.
     ended: VecDeque<(i64, u32, u32)>,
     due: Due,
@@ -153,7 +155,7 @@ impl Session<'_> {
             for event in life {
                 self.processes.live(event, &mut sink, &mut todo);
             }
-            self.processes.new_code(code);
+            self.processes.new_code(code, &sink.files);
             drop(sink);
             todo.into_iter().for_each(|t| self.follow(t));
         }
@@ -267,6 +269,7 @@ impl Session<'_> {
         if let Err(e) = sink.writer.roll(&mut self.manifest) {
             sink.fail(e);
         }
+        self.reserve.follow(&sink.writer.dir().join(MANIFEST_FILE));
     }
 
     fn targets_are_gone(&mut self) -> bool {

@@ -110,13 +110,7 @@ impl Cells {
         let (mut group_of, mut kind_of) = (Vec::new(), Vec::new());
         let mut of_fault = Vec::with_capacity(rows.len());
         for f in rows {
-            let key = CellKey {
-                pid: f.pid,
-                kind: f.touch,
-                stack: f.stack,
-                map_stack: f.map_stack,
-                mapping: f.mapping,
-            };
+            let key = CellKey { pid: f.pid, kind: f.touch, stack: f.stack, map_stack: f.map_stack, mapping: f.mapping };
             let cell = cells.number(key);
             if cell as usize == group_of.len() {
                 group_of.push(groups.number(GroupKey {

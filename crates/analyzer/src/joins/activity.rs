@@ -195,12 +195,7 @@ pub(crate) fn subtract(from: &[(i64, i64)], list: &[Interval]) -> Vec<(i64, i64)
 }
 
 /// Cuts the intervals of `list` out of `from`, calling `hit(row, ns)` for every piece; the rest goes to `out`.
-pub(crate) fn carve(
-    from: &[(i64, i64)],
-    list: &[Interval],
-    out: &mut Vec<(i64, i64)>,
-    mut hit: impl FnMut(u32, i64),
-) {
+pub(crate) fn carve(from: &[(i64, i64)], list: &[Interval], out: &mut Vec<(i64, i64)>, mut hit: impl FnMut(u32, i64)) {
     let Some(first) = from.first() else { return };
     let mut j = list.partition_point(|i| i.end <= first.0);
     for (start, end) in from.iter().copied() {
@@ -240,12 +235,9 @@ mod tests {
     fn carving_names_what_it_takes() {
         let mut out = Vec::new();
         let mut hits = Vec::new();
-        carve(
-            &[(0, 10), (20, 30)],
-            &[interval(2, 4), interval(8, 25), interval(26, 99)],
-            &mut out,
-            |row, ns| hits.push((row, ns)),
-        );
+        carve(&[(0, 10), (20, 30)], &[interval(2, 4), interval(8, 25), interval(26, 99)], &mut out, |row, ns| {
+            hits.push((row, ns))
+        });
         assert_eq!(out, [(0, 2), (4, 8), (25, 26)]);
         assert_eq!(hits, [(2, 2), (8, 2), (8, 5), (26, 4)]);
     }

@@ -80,9 +80,8 @@ fn tls(transfers: &[Transfer]) -> Option<Exchange> {
         control_record(t, h2, writes)
     };
     let response = response(rest, is_control)?;
-    let mut assumptions = vec![
-        "TLS: the handshake was told from data by first bytes and record sizes (RFC 8446)".to_owned(),
-    ];
+    let mut assumptions =
+        vec!["TLS: the handshake was told from data by first bytes and record sizes (RFC 8446)".to_owned()];
     if h2 {
         assumptions.push(
             "HTTP/2: frames are encrypted; settings, window updates and pings were told from requests and responses by their sizes"
@@ -219,9 +218,8 @@ mod tests {
 
     #[test]
     fn go_server_and_go_client_over_http_1() {
-        let seq = [
-            (576, 0x16), (903, 0xcb), (-1794, 0x16), (64, 0x14), (133, 0x17), (-254, 0x17), (133, 0x17), (-254, 0x17),
-        ];
+        let seq =
+            [(576, 0x16), (903, 0xcb), (-1794, 0x16), (64, 0x14), (133, 0x17), (-254, 0x17), (133, 0x17), (-254, 0x17)];
         assert_eq!(found(&seq), Some((4, 5)));
     }
 
@@ -234,8 +232,16 @@ mod tests {
     #[test]
     fn go_server_and_curl_over_http_2() {
         let seq = [
-            (517, 0x16), (-779, 0x16), (212, 0x14), (-61, 0x17), (31, 0x17), (-44, 0x17), (-104, 0x17), (40, 0x17),
-            (-59, 0x17), (-24, 0x17),
+            (517, 0x16),
+            (-779, 0x16),
+            (212, 0x14),
+            (-61, 0x17),
+            (31, 0x17),
+            (-44, 0x17),
+            (-104, 0x17),
+            (40, 0x17),
+            (-59, 0x17),
+            (-24, 0x17),
         ];
         assert_eq!(found(&seq), Some((2, 6)));
     }
@@ -243,8 +249,17 @@ mod tests {
     #[test]
     fn go_server_and_go_client_over_http_2() {
         let seq = [
-            (576, 0x16), (921, 0x94), (-1724, 0x16), (156, 0x14), (67, 0x17), (-61, 0x17), (-44, 0x17), (31, 0x17),
-            (-104, 0x17), (40, 0x17), (-59, 0x17),
+            (576, 0x16),
+            (921, 0x94),
+            (-1724, 0x16),
+            (156, 0x14),
+            (67, 0x17),
+            (-61, 0x17),
+            (-44, 0x17),
+            (31, 0x17),
+            (-104, 0x17),
+            (40, 0x17),
+            (-59, 0x17),
         ];
         assert_eq!(found(&seq), Some((3, 8)));
     }
@@ -252,8 +267,18 @@ mod tests {
     #[test]
     fn openssl_reads_header_and_body_and_sends_tickets() {
         let seq = [
-            (5, 0x16), (512, 1), (-1500, 0x16), (5, 0x14), (1, 1), (5, 0x17), (53, 9), (-510, 0x17), (5, 0x17), (90, 7),
-            (-300, 0x17), (5, 0x17),
+            (5, 0x16),
+            (512, 1),
+            (-1500, 0x16),
+            (5, 0x14),
+            (1, 1),
+            (5, 0x17),
+            (53, 9),
+            (-510, 0x17),
+            (5, 0x17),
+            (90, 7),
+            (-300, 0x17),
+            (5, 0x17),
         ];
         assert_eq!(found(&seq), Some((9, 10)));
     }
@@ -262,9 +287,7 @@ mod tests {
     fn tls_1_2_and_hello_retry_are_handshakes_until_the_server_stops_answering_so() {
         let tls12 = [(517, 0x16), (-1200, 0x16), (126, 0x16), (-258, 0x16), (110, 0x17), (-300, 0x17)];
         assert_eq!(found(&tls12), Some((4, 5)));
-        let retry = [
-            (517, 0x16), (-99, 0x16), (523, 0x14), (-1200, 0x16), (74, 0x17), (120, 0x17), (-300, 0x17),
-        ];
+        let retry = [(517, 0x16), (-99, 0x16), (523, 0x14), (-1200, 0x16), (74, 0x17), (120, 0x17), (-300, 0x17)];
         assert_eq!(found(&retry), Some((5, 6)));
     }
 

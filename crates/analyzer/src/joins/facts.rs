@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mtrace_formats::capture::{Capture, Manifest, ProbeStatus, State};
+use mtrace_formats::capture::{Capture, Manifest, ProbeStatus, State, Target};
 use mtrace_formats::tables::{Loss, LossReason, ProcessEvent, ProcessEventKind};
 
 use crate::load::{NONE, Tables};
@@ -70,24 +70,31 @@ fn processes(m: &Manifest, tables: &Tables) -> Vec<ProcessFact> {
     for t in &m.targets {
         threads.entry(t.pid).or_default();
     }
-    let events = &tables.process_events;
+    let mut paths: BTreeMap<u32, &str> = BTreeMap::new();
+    let mut statuses: BTreeMap<u32, i32> = BTreeMap::new();
+    for e in &tables.process_events {
+        if let Some(path) = &e.path {
+            paths.insert(e.pid, path);
+        }
+        if let (ProcessEventKind::Exit, Some(status)) = (e.event, e.status) {
+            statuses.insert(e.pid, status);
+        }
+    }
+    let targets: BTreeMap<u32, &Target> = m.targets.iter().rev().map(|t| (t.pid, t)).collect();
     threads
         .into_iter()
         .map(|(pid, tids)| {
-            let target = m.targets.iter().find(|t| t.pid == pid);
-            let last = |pick: &dyn Fn(&ProcessEvent) -> bool| events.iter().rev().find(|e| e.pid == pid && pick(e));
-            let exec = last(&|e| e.path.is_some());
-            let exit = last(&|e| e.event == ProcessEventKind::Exit);
+            let target = targets.get(&pid);
             ProcessFact {
                 pid,
                 comm: comms.get(&pid).cloned(),
-                exe: exec.and_then(|e| e.path.clone()).or_else(|| target.and_then(|t| t.exe.clone())),
+                exe: paths.get(&pid).map(|p| (*p).to_owned()).or_else(|| target.and_then(|t| t.exe.clone())),
                 go_version: target.and_then(|t| t.go_version.clone()),
                 threads: tids.len().max(1) as u64,
                 faults: faults.get(&pid).copied().unwrap_or(0),
                 memory_calls: calls.get(&pid).copied().unwrap_or(0),
                 how: target.map(|t| t.how.clone()).unwrap_or_default(),
-                exit_status: exit.and_then(|e| e.status).or_else(|| target.and_then(|t| t.exit_status)),
+                exit_status: statuses.get(&pid).copied().or_else(|| target.and_then(|t| t.exit_status)),
             }
         })
         .collect()
@@ -118,9 +125,11 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
         accounts: accounts(m),
         damage,
         not_checked,
-        recorder_cpu_ns: m.cost.cpu_user_ns.or(m.cost.cpu_system_ns).map(|_| {
-            cost(m.cost.cpu_user_ns).saturating_add(cost(m.cost.cpu_system_ns))
-        }),
+        recorder_cpu_ns: m
+            .cost
+            .cpu_user_ns
+            .or(m.cost.cpu_system_ns)
+            .map(|_| cost(m.cost.cpu_user_ns).saturating_add(cost(m.cost.cpu_system_ns))),
         recorder_rss_bytes: m.cost.rss_peak_bytes,
         frames_named: tables.symbols.named(),
         faults_charged: (charged as u64, all),
@@ -173,12 +182,12 @@ fn not_checked(m: &Manifest, tables: &Tables, replay: &Replay) -> Vec<String> {
     }
     let has_end = replay.certificates.iter().any(|c| c.snapshot == "end");
     if !has_end && !tables.maps.is_empty() {
-        out.push(
-            "the replayed address space at the end: there is no snapshot of that time to compare with".to_owned(),
-        );
+        out.push("the replayed address space at the end: there is no snapshot of that time to compare with".to_owned());
     }
     for (pid, _) in replay.processes.iter().filter(|(_, p)| !p.has_base) {
-        out.push(format!("mappings of process {pid} that are older than its first event: there is no snapshot of them"));
+        out.push(format!(
+            "mappings of process {pid} that are older than its first event: there is no snapshot of them"
+        ));
     }
     out.push("direct reclaim, compaction and swap inside single faults: no probe for them in this version".to_owned());
     out.push("pages that appear without a fault (MAP_POPULATE, MADV_POPULATE, get_user_pages)".to_owned());

@@ -18,7 +18,8 @@ pub(crate) fn charge(split: &mut Split, cost: FaultCost) {
     let on_cpu = split.ledger.wall_ns(LedgerCategory::OnCpu);
     let faults_signed = i64::try_from(faults).unwrap_or(i64::MAX);
     let around = cost.untraced_ns.saturating_sub(cost.service_ns).max(0).saturating_mul(faults_signed);
-    let recording = cost.recorded_ns.saturating_sub(cost.untraced_ns.max(cost.service_ns)).max(0).saturating_mul(faults_signed);
+    let recording =
+        cost.recorded_ns.saturating_sub(cost.untraced_ns.max(cost.service_ns)).max(0).saturating_mul(faults_signed);
     let all = around.saturating_add(recording);
     if faults == 0 || on_cpu <= 0 || all == 0 {
         return;

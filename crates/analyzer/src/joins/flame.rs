@@ -34,14 +34,20 @@ pub(crate) fn graphs(
         *bytes.entry((c.pid, c.stack_id.unwrap_or(NONE))).or_insert(0) += effect.usable_bytes;
     }
     let graph = |id: &str, title: &str, unit: &str, weights: &Weights, missing: &str| {
-        fold(FlameGraph {
-            id: id.to_owned(),
-            title: title.to_owned(),
-            unit: unit.to_owned(),
-            folded: Vec::new(),
-            total: 0,
-            top: Vec::new(),
-        }, weights, symbols, comms, missing)
+        fold(
+            FlameGraph {
+                id: id.to_owned(),
+                title: title.to_owned(),
+                unit: unit.to_owned(),
+                folded: Vec::new(),
+                total: 0,
+                top: Vec::new(),
+            },
+            weights,
+            symbols,
+            comms,
+            missing,
+        )
     };
     vec![
         graph("faults-by-toucher", "Page faults by the code that touched", "faults", &touched, "[no stack]"),

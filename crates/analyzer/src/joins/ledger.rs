@@ -9,6 +9,7 @@ use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, MemoryCallKind};
 
 use super::activity::{Interval, Thread, Threads, carve};
 use super::critical_path::{Stretch, walk};
+use super::wait::Waits;
 use super::windows::Placed;
 use crate::context::LedgerShare;
 use crate::load::{FaultRow, NONE};
@@ -51,6 +52,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         );
         vec![Stretch { start: window.start_ns, end: window.end_ns, tid: placed.end_tid, waiting: false }]
     };
+    let waits = Waits::new(sources.network);
     let mut sums = Sums { sources, pieces: Vec::new() };
     let nothing = Thread::default();
     let mut rest = Vec::new();
@@ -59,7 +61,11 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         carve(&[(s.start, s.end)], sources.stw, &mut rest, |row, ns| sums.add(LedgerCategory::GcStw, row, ns));
         let thread = threads.get(&s.tid).unwrap_or(&nothing);
         if s.waiting {
-            let (category, row) = wait(s, sources.network);
+            let (category, ended_by) = waits.reason(s);
+            let row = match category {
+                LedgerCategory::Unexplained => ASLEEP,
+                _ => ended_by.unwrap_or(NONE),
+            };
             sums.add(category, row, rest.iter().map(|(a, b)| b - a).sum());
         } else {
             sums.stretch(std::mem::take(&mut rest), thread);
@@ -188,11 +194,14 @@ impl Sums<'_> {
             let wall_ns = of.iter().map(|p| p.ns).sum();
             rows.insert(category, LedgerRow { category, wall_ns, count: count.filter(|n| *n > 0), top: None });
         }
-        self.by_run(|p| self.contributor(p.category, p.row).map(|(who, location)| (p.category, who, location)), |key, run| {
-            if let Some((category, who, location)) = key {
-                tops.entry((category, who)).or_default().add(run.iter().map(|p| p.ns).sum(), location);
-            }
-        });
+        self.by_run(
+            |p| self.contributor(p.category, p.row).map(|(who, location)| (p.category, who, location)),
+            |key, run| {
+                if let Some((category, who, location)) = key {
+                    tops.entry((category, who)).or_default().add(run.iter().map(|p| p.ns).sum(), location);
+                }
+            },
+        );
         for (category, r) in &mut rows {
             let of_category = tops.iter().filter(|((c, _), _)| c == category);
             // Of equals the first one: the order is fixed.
@@ -281,9 +290,7 @@ impl Sums<'_> {
                 LedgerCategory::Faults => {
                     s.faults.get(i).map_or((NONE, NONE, None), |f| (f.stack, f.map_stack, Some(f.touch)))
                 }
-                LedgerCategory::MemoryCalls => {
-                    (s.calls.get(i).and_then(|c| c.stack_id).unwrap_or(NONE), NONE, None)
-                }
+                LedgerCategory::MemoryCalls => (s.calls.get(i).and_then(|c| c.stack_id).unwrap_or(NONE), NONE, None),
                 _ => (NONE, NONE, None),
             };
             (p.category, who, mapper, kind)
@@ -315,62 +322,6 @@ impl Sums<'_> {
 fn is_countable(category: LedgerCategory) -> bool {
     use LedgerCategory as C;
     matches!(category, C::GcStw | C::Faults | C::MemoryCalls | C::FileIo | C::Network)
-}
-
-/// How soon after a wake-up the call is through that the process was woken for, whichever thread makes it.
-const WOKEN_BY_NS: i64 = 5_000_000;
-/// Calls looked at around a wait.
-const NEIGHBOURS: usize = 512;
-
-/// What a wait of the whole process was for, from what the sockets did at its end, and the call that ended it.
-fn wait(wait: &Stretch, network: &[(u32, &IoCall)]) -> (LedgerCategory, u32) {
-    // Sorted by entry: a call that spans the wait began before it.
-    let at = network.partition_point(|(_, c)| c.ts < wait.end);
-    let first = at.saturating_sub(NEIGHBOURS);
-    let mut ended_by: Vec<(usize, u32, &IoCall)> = network[first..]
-        .iter()
-        .take(2 * NEIGHBOURS)
-        .enumerate()
-        .map(|(i, (row, c))| (first + i, *row, *c))
-        .filter(|(_, _, c)| c.result.is_some() && (wait.end..=wait.end + WOKEN_BY_NS).contains(&(c.ts + c.dur)))
-        .collect();
-    ended_by.sort_by_key(|(_, _, c)| c.ts + c.dur);
-    for (i, row, c) in ended_by {
-        let spans = c.ts <= wait.start;
-        match c.call {
-            IoCallKind::Accept => return (LedgerCategory::WaitingForClient, row),
-            IoCallKind::Connect if spans => return (LedgerCategory::Network, row),
-            IoCallKind::Read | IoCallKind::Write if spans || was_not_ready(&network[..i], c) => {
-                return (LedgerCategory::Network, row);
-            }
-            _ => {}
-        }
-    }
-    if is_before_first_client(wait, network) {
-        (LedgerCategory::WaitingForClient, NONE)
-    } else {
-        (LedgerCategory::Unexplained, ASLEEP)
-    }
-}
-
-/// Between listen and the first accept a server that sleeps (in a poll with a timeout, say) waits for a client.
-fn is_before_first_client(wait: &Stretch, network: &[(u32, &IoCall)]) -> bool {
-    let listens = network.iter().any(|(_, c)| c.call == IoCallKind::Listen && c.ts <= wait.start);
-    let is_accepted = |c: &IoCall| c.call == IoCallKind::Accept && c.result.is_some() && c.ts < wait.end;
-    listens && !network.iter().any(|(_, c)| is_accepted(c))
-}
-
-/// True if the call before it on the same descriptor said "not yet" (EAGAIN, EINPROGRESS), or was the accept.
-fn was_not_ready(before: &[(u32, &IoCall)], call: &IoCall) -> bool {
-    let mut before = before.iter().rev().take(10_000).map(|(_, c)| c);
-    let previous = before.find(|c| {
-        c.fd == call.fd || c.call == IoCallKind::Accept && c.result.is_some() && c.result == fd_number(call.fd)
-    });
-    previous.is_some_and(|c| matches!(c.errno, Some(11 | 115)) || c.call == IoCallKind::Accept)
-}
-
-fn fd_number(fd: Option<i32>) -> Option<u64> {
-    fd.and_then(|fd| u64::try_from(fd).ok())
 }
 
 /// The path for people: at most this many parts, short ones swallowed by their neighbour.

@@ -136,7 +136,10 @@ fn the_work_of_the_thread_that_handed_over_is_found() {
             off(3, 0, 5_000_000, OffCpuState::Sleeping),
             off(3, 5_995_000, 10_000_000, OffCpuState::Sleeping),
         ],
-        io: vec![io(1, 100, 100, IoCallKind::Read, 7, Some(90)), io(1, 6_500_000, 500_000, IoCallKind::Write, 7, Some(9))],
+        io: vec![
+            io(1, 100, 100, IoCallKind::Read, 7, Some(90)),
+            io(1, 6_500_000, 500_000, IoCallKind::Write, 7, Some(9)),
+        ],
         ..World::default()
     };
     let l = w.ledger(&window(200, 7_000_000, 1), true);

@@ -5,14 +5,15 @@ mod address_space;
 mod churn;
 mod connection;
 mod critical_path;
-mod fault_cost;
 mod facts;
 mod failed_calls;
+mod fault_cost;
 mod faults;
 mod flame;
 mod gc;
 mod ledger;
 mod timeline;
+mod wait;
 mod windows;
 
 use std::collections::BTreeMap;

@@ -67,11 +67,7 @@ fn mapped(s: &Sources<'_>) -> Vec<Series> {
     let Some(p) = s.main_pid.and_then(|pid| s.replay.processes.get(&pid)) else { return Vec::new() };
     let mut out = Vec::new();
     if !p.accessible.is_empty() {
-        out.push(Series {
-            name: "mapped, usable".to_owned(),
-            unit: "bytes".to_owned(),
-            points: p.accessible.clone(),
-        });
+        out.push(Series { name: "mapped, usable".to_owned(), unit: "bytes".to_owned(), points: p.accessible.clone() });
     }
     let reserved = |p: &GapPoint| (p.ts, p.mapped_bytes as f64);
     let values: Vec<(i64, f64)> = p.points.iter().map(reserved).collect();
@@ -128,15 +124,15 @@ fn pressure(s: &Sources<'_>) -> Option<Series> {
 
 fn bands(s: &Sources<'_>) -> Vec<Band> {
     let band = |kind: &str, label: String, start_ns, end_ns| Band { kind: kind.to_owned(), label, start_ns, end_ns };
-    let mut out: Vec<Band> = s
-        .ledgers
-        .iter()
-        .map(|l| band("window", l.window.name.clone(), l.window.start_ns, l.window.end_ns))
-        .collect();
+    let mut out: Vec<Band> =
+        s.ledgers.iter().map(|l| band("window", l.window.name.clone(), l.window.start_ns, l.window.end_ns)).collect();
     let cycles = s.gc.values().flat_map(|t| &t.cycles);
-    out.extend(cycles.enumerate().take(MAX_BANDS).map(|(i, c)| {
-        band("gc", format!("GC cycle {}", i + 1), c.start_ns, c.mark_end_ns.unwrap_or(s.span.1))
-    }));
+    out.extend(
+        cycles
+            .enumerate()
+            .take(MAX_BANDS)
+            .map(|(i, c)| band("gc", format!("GC cycle {}", i + 1), c.start_ns, c.mark_end_ns.unwrap_or(s.span.1))),
+    );
     let mut stops: Vec<_> = s.gc.values().flat_map(|t| &t.stops).collect();
     // Of too many the longest are worth seeing.
     stops.sort_by_key(|s| std::cmp::Reverse(s.end - s.start));
@@ -146,9 +142,12 @@ fn bands(s: &Sources<'_>) -> Vec<Band> {
         let reason = s.reason.map_or_else(String::new, |r| format!(" ({})", stop_reason(r)));
         band("stw", format!("world stopped{reason}"), s.start, s.end)
     }));
-    out.extend(s.losses.iter().take(MAX_BANDS).map(|l| {
-        band("loss", format!("{} × {} lost: {}", l.count, l.probe, l.reason), l.ts, l.ts + l.dur)
-    }));
+    out.extend(
+        s.losses
+            .iter()
+            .take(MAX_BANDS)
+            .map(|l| band("loss", format!("{} × {} lost: {}", l.count, l.probe, l.reason), l.ts, l.ts + l.dur)),
+    );
     out
 }
 

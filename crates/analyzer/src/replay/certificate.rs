@@ -6,13 +6,12 @@
 use mtrace_formats::tables::MapRow;
 
 use super::files::FileTable;
+use super::gaps::MAX_STACK;
 use super::vma::{AddressMap, Backing, Perms};
 use crate::model::ReplayCertificate;
 
 /// Differences shown.
 const MAX_DIFFERENCES: usize = 10;
-/// The kernel lets a stack grow to its limit; nobody sets one above this.
-const MAX_STACK_GROWTH: u64 = 1 << 30;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Span {
@@ -113,7 +112,7 @@ fn explained(
     }
     // Growth of the stack by a fault that was not recorded, such as one of the kernel itself.
     kernel.backing == Backing::Stack
-        && ours.iter().any(|s| s.backing == Backing::Stack && s.start >= end && s.start - start <= MAX_STACK_GROWTH)
+        && ours.iter().any(|s| s.backing == Backing::Stack && s.start >= end && s.end - start <= MAX_STACK)
 }
 
 /// Visits every stretch in which both sides are constant and at least one maps something.

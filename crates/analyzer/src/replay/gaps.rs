@@ -9,6 +9,10 @@ pub(crate) const USER_START: u64 = 0x1_0000;
 /// First address behind user space with 47 bits (x86-64, four-level paging: TASK_SIZE_MAX).
 pub(crate) const USER_END: u64 = 0x7fff_ffff_f000;
 
+/// Farthest that a stack can reach below its end without meeting what mmap gives out: the kernel keeps at least this
+/// distance (`MIN_GAP`, arch/x86/mm/mmap.c).
+pub(crate) const MAX_STACK: u64 = 128 << 20;
+
 /// A multiset of gap sizes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gaps {

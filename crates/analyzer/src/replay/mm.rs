@@ -155,11 +155,8 @@ impl Mm {
             return 0;
         }
         let start = to + old_len;
-        let offset = if last.backing.has_offset() && old_len > 0 {
-            last.offset.wrapping_add(last.bytes())
-        } else {
-            last.offset
-        };
+        let offset =
+            if last.backing.has_offset() && old_len > 0 { last.offset.wrapping_add(last.bytes()) } else { last.offset };
         self.place(Vma { start, end: to_end, offset, owner: stack, born: c.ts, ..last })
     }
 
@@ -233,10 +230,7 @@ impl Mm {
 
 /// True for the advice that gives pages back.
 pub(crate) fn releases(advice: u32) -> bool {
-    matches!(
-        advice,
-        uapi::MADV_DONTNEED | uapi::MADV_FREE | uapi::MADV_REMOVE | uapi::MADV_DONTNEED_LOCKED
-    )
+    matches!(advice, uapi::MADV_DONTNEED | uapi::MADV_FREE | uapi::MADV_REMOVE | uapi::MADV_DONTNEED_LOCKED)
 }
 
 fn mark_use(attrs: &mut u16, perms: Perms) {

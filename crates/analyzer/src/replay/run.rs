@@ -7,7 +7,7 @@ use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKin
 use super::base::{self, SnapshotRef};
 use super::certificate::{self, Snapshot};
 use super::files::FileTable;
-use super::gaps::USER_END;
+use super::gaps::{MAX_STACK, USER_END};
 use super::mm::Mm;
 use super::pages::Before;
 use super::vma::{AddressMap, Backing, Perms, unowned};
@@ -22,10 +22,10 @@ const POINTS: usize = 500;
 const TIMELINE_POINTS: usize = 400;
 /// Mappings and page groups visited before the replay gives up: minutes of work that no real capture needs.
 const MAX_WORK: u64 = 2_000_000_000;
-/// A stack grows down to here below its present start, at most; the kernel's limit is RLIMIT_STACK.
-const MAX_STACK_GROWTH: u64 = 1 << 30;
 /// The kernel fills the new image before it announces the exec.
 const EXEC_PREPARATION_NS: i64 = 1_000_000_000;
+/// Faults of that kind looked at; an exec makes a handful.
+const MAX_BEFORE_EXEC: u32 = 10_000;
 
 /// What comes first among events of the same nanosecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,9 +59,12 @@ pub(super) struct Driver<'a> {
     page_shift: u32,
     span: (i64, i64),
     mms: Vec<Option<Mm>>,
+    /// Processes that use each address space.
+    users: Vec<u32>,
     processes: BTreeMap<u32, Process>,
     out: Replay,
     work: u64,
+    faults_before_exec: u32,
     bases: HashSet<(u32, i64)>,
 }
 
@@ -92,9 +95,11 @@ impl<'a> Driver<'a> {
             page_shift: page_size.max(1).ilog2(),
             span,
             mms: Vec::new(),
+            users: Vec::new(),
             processes: BTreeMap::new(),
             out,
             work: 0,
+            faults_before_exec: 0,
             bases: HashSet::new(),
         }
     }
@@ -160,8 +165,7 @@ impl<'a> Driver<'a> {
                 let mut copy = m.clone();
                 copy.map.work = 0;
                 copy.pages.work = 0;
-                self.mms.push(Some(copy));
-                self.mms.len() - 1
+                self.add_mm(copy)
             }
             _ => mm,
         };
@@ -174,17 +178,16 @@ impl<'a> Driver<'a> {
     }
 
     fn exit(&mut self, pid: u32) {
-        let Some(mm) = self.processes.get(&pid).map(|p| p.mm) else { return };
         self.close(pid);
-        self.drop_unused(mm);
     }
 
-    /// Frees an address space that no process uses any more.
-    fn drop_unused(&mut self, mm: usize) {
-        if !self.processes.values().any(|p| p.mm == mm)
-            && let Some(slot) = self.mms.get_mut(mm)
-        {
-            *slot = None;
+    /// One process less uses an address space; the last one frees it.
+    fn release_mm(&mut self, mm: usize) {
+        if let (Some(users), Some(slot)) = (self.users.get_mut(mm), self.mms.get_mut(mm)) {
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                *slot = None;
+            }
         }
     }
 
@@ -201,16 +204,15 @@ impl<'a> Driver<'a> {
     fn assign(&mut self, pid: u32, (mm, has_base): (usize, bool)) {
         let (start, end) = self.span;
         let p = self.processes.entry(pid).or_insert_with(|| Process {
-            mm,
+            mm: usize::MAX,
             replay: ProcessReplay::default(),
             points: vec![None; POINTS],
             accessible: EnvelopeBuilder::new(start, end, TIMELINE_POINTS),
         });
         let old = std::mem::replace(&mut p.mm, mm);
         p.replay.has_base = has_base;
-        if old != mm {
-            self.drop_unused(old);
-        }
+        self.users[mm] += 1;
+        self.release_mm(old);
     }
 
     /// The snapshots of the program image that starts at `start` (`i64::MIN`: the first one seen).
@@ -232,8 +234,13 @@ impl<'a> Driver<'a> {
             self.fill(&mut mm.map, s, &made, born);
             self.bases.insert((pid, s.ts));
         }
+        (self.add_mm(mm), chosen.is_some())
+    }
+
+    fn add_mm(&mut self, mm: Mm) -> usize {
         self.mms.push(Some(mm));
-        (self.mms.len() - 1, chosen.is_some())
+        self.users.push(0);
+        self.mms.len() - 1
     }
 
     fn fill(&mut self, map: &mut AddressMap, s: &SnapshotRef, made: &[(u64, u64)], born: i64) {
@@ -317,6 +324,10 @@ impl<'a> Driver<'a> {
     /// the image that is about to begin.
     fn fault_before_exec(&mut self, i: usize) {
         let f = self.faults[i];
+        self.faults_before_exec += 1;
+        if self.faults_before_exec > MAX_BEFORE_EXEC {
+            return;
+        }
         let Some(exec) = self
             .execs
             .get(&f.pid)
@@ -328,9 +339,10 @@ impl<'a> Driver<'a> {
         let (snapshots, _) = self.snapshots_of_image(f.pid, exec);
         let Some(s) = snapshots.iter().find(|s| s.is_exact()) else { return };
         let maps = self.maps;
-        let Some(row) = maps[s.rows.clone()].iter().find(|r| (r.start_addr..r.end_addr).contains(&f.addr)) else {
-            return;
-        };
+        let rows = &maps[s.rows.clone()];
+        let below = rows.partition_point(|r| r.start_addr <= f.addr);
+        let row = below.checked_sub(1).map(|i| &rows[i]).filter(|r| f.addr < r.end_addr);
+        let Some(row) = row else { return };
         let backing = self.files.of_map(row);
         let perms = Perms::from_letters(&row.perms);
         let vma = unowned(row.start_addr, row.end_addr, perms, backing, row.offset_bytes, exec);
@@ -415,7 +427,8 @@ impl<'a> Driver<'a> {
         for v in mm.map.iter().filter(|v| v.perms.is_accessible()) {
             *p.replay.live.entry(v.owner).or_insert(0) += v.bytes();
         }
-        p.mm = usize::MAX;
+        let mm = std::mem::replace(&mut p.mm, usize::MAX);
+        self.release_mm(mm);
     }
 
     fn finish(mut self) -> Replay {
@@ -451,7 +464,7 @@ fn is_uprobes_page(f: &FaultRow) -> bool {
 /// The stack of the main thread grows down by faults, without a call.
 fn grow_stack(mm: &mut Mm, addr: u64) {
     let Some(above) = mm.map.above(addr).filter(|v| v.backing == Backing::Stack).copied() else { return };
-    if above.start - addr <= MAX_STACK_GROWTH {
+    if above.end - addr <= MAX_STACK {
         let new_start = mm.page(addr) << mm.page_shift;
         mm.map.grow_down(above.start, new_start);
     }

@@ -16,11 +16,9 @@ fn tables() -> Tables {
 fn exec(t: &mut Tables, pid: u32) {
     t.process_events.push(event(100, pid, pid, ProcessEventKind::Exec, None));
     let vsyscall = (0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_1000);
-    for (range, perms, path) in [
-        ((0x40_0000, 0x50_0000), "r-xp", "/srv/service"),
-        (STACK, "rw-p", "[stack]"),
-        (vsyscall, "--xp", "[vsyscall]"),
-    ] {
+    for (range, perms, path) in
+        [((0x40_0000, 0x50_0000), "r-xp", "/srv/service"), (STACK, "rw-p", "[stack]"), (vsyscall, "--xp", "[vsyscall]")]
+    {
         t.maps.push(map(SnapshotReason::Exec, (101, 101), pid, range, perms, path));
     }
 }

@@ -155,10 +155,10 @@ fn finding(joined: &Joined, g: &EnomemGroup) -> Finding {
         code: CODE.to_owned(),
         title: "Mapping refused".to_owned(),
         claim: format!(
-            "{} in {} failed {} times with {errno}: {}",
+            "`{}` in {} failed {} with {errno}: {}",
             g.call,
             place(g.caller.as_ref()),
-            units::count(g.count),
+            if g.count == 1 { "once".to_owned() } else { format!("{} times", units::count(g.count)) },
             reason.what
         ),
         pid: g.pid,

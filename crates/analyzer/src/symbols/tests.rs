@@ -56,12 +56,8 @@ fn the_first_frame_outside_runtime_and_standard_library_is_picked() {
 #[test]
 fn a_stack_of_the_runtime_alone_is_named_by_its_outermost_telling_frame() {
     let app = "/srv/app";
-    let stack = [
-        ("runtime.madvise", app),
-        ("runtime.sysUnused", app),
-        ("runtime.bgscavenge", app),
-        ("runtime.goexit", app),
-    ];
+    let stack =
+        [("runtime.madvise", app), ("runtime.sysUnused", app), ("runtime.bgscavenge", app), ("runtime.goexit", app)];
     assert_eq!(picked(&stack), "runtime.bgscavenge");
     let wrapped = [stack[0], ("runtime.bgsweep", app), ("runtime.gcenable.gowrap1", app), stack[3]];
     assert_eq!(picked(&wrapped), "runtime.bgsweep");

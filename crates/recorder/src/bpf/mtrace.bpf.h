@@ -154,6 +154,7 @@ static __always_inline void fill_header(struct mt_header *h, u16 event, u16 deta
 	})
 
 #define SUBMIT(record) bpf_ringbuf_submit(record, wakeup_flag())
+#define SUBMIT_NOW(record) bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP)
 
 static __always_inline u64 mix(u64 h, u64 x)
 {

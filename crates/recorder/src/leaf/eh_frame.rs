@@ -1,4 +1,5 @@
-//! The canonical frame address at an instruction, from `.eh_frame` by way of the search table in `.eh_frame_hdr`.
+//! The canonical frame address at an instruction, from `.eh_frame`, by way of the search table in `.eh_frame_hdr` or,
+//! in static programs that have none, of one that is made here.
 //!
 //! Formats: Linux Standard Base 5.0 (core, chapter 10.6) for the sections, DWARF 5, chapter 6.4, for the instructions.
 //! Only the encodings that linkers for x86-64 write are read; another one gives no answer. One table entry is read at
@@ -28,9 +29,60 @@ const PCREL_SDATA4: u8 = 0x1b;
 const DATAREL_SDATA4: u8 = 0x3b;
 const UDATA4: u8 = 0x03;
 
+/// Largest section that is searched without a table.
+const MAX_SCAN_BYTES: u64 = 8 << 20;
+
+/// Where the entries of a file are.
+pub(super) enum Index {
+    /// The linker has made a table.
+    Header,
+    /// Begin of the range and address of its entry, by address.
+    Own(Vec<(u64, u64)>),
+}
+
+impl Index {
+    /// Looks for the linker's table; makes one if there is none.
+    pub(super) fn of(elf: &ElfFile) -> Self {
+        match elf.section(".eh_frame_hdr") {
+            Some(_) => Self::Header,
+            None => Self::Own(scan(elf)),
+        }
+    }
+
+    fn search(&self, elf: &ElfFile, pc: u64) -> Option<u64> {
+        match self {
+            Self::Header => search(elf, pc),
+            Self::Own(entries) => {
+                let after = entries.partition_point(|(begin, _)| *begin <= pc);
+                entries.get(after.checked_sub(1)?).map(|(_, at)| *at)
+            }
+        }
+    }
+}
+
+/// All entries of the section. What follows a damaged one is left out.
+fn scan(elf: &ElfFile) -> Vec<(u64, u64)> {
+    let mut entries = Vec::new();
+    let Some(section) = elf.section(".eh_frame").filter(|s| s.size_bytes <= MAX_SCAN_BYTES) else { return entries };
+    let mut at = section.vaddr;
+    let end = section.vaddr.saturating_add(section.size_bytes);
+    while at < end {
+        let Some((fields, start)) = entry(elf, at) else { break };
+        let mut b = Bytes(&fields);
+        if b.u32().is_some_and(|to_cie| to_cie != 0)
+            && let Some(begin) = b.i32().and_then(|v| start.wrapping_add(4).checked_add_signed(i64::from(v)))
+        {
+            entries.push((begin, at));
+        }
+        at = start.saturating_add(fields.len() as u64);
+    }
+    entries.sort_unstable();
+    entries
+}
+
 /// The rule at `pc`, an ELF virtual address; `None` if there is no entry for it or the rule has another form.
-pub(super) fn cfa(elf: &ElfFile, pc: u64) -> Option<Cfa> {
-    let fde = Fde::find(elf, pc)?;
+pub(super) fn cfa(elf: &ElfFile, index: &Index, pc: u64) -> Option<Cfa> {
+    let fde = Fde::find(elf, index, pc)?;
     let mut machine = Machine { cie: &fde.cie, at: fde.begin, pc, cfa: None, remembered: Vec::new() };
     if machine.run(&fde.cie.instructions)? {
         // The rules of the common entry hold everywhere: it does not advance.
@@ -55,8 +107,8 @@ struct Cie {
 }
 
 impl Fde {
-    fn find(elf: &ElfFile, pc: u64) -> Option<Self> {
-        let at = search(elf, pc)?;
+    fn find(elf: &ElfFile, index: &Index, pc: u64) -> Option<Self> {
+        let at = index.search(elf, pc)?;
         let (fields, start) = entry(elf, at)?;
         let mut b = Bytes(&fields);
         let to_cie = u64::from(b.u32()?);

@@ -36,6 +36,7 @@ type Key = (u64, u64, u64);
 struct Tables {
     go: Option<GoBinary>,
     elf: ElfFile,
+    frames: eh_frame::Index,
 }
 
 impl Leaves {
@@ -77,7 +78,8 @@ impl Tables {
     fn open(path: &Path) -> Option<Self> {
         let file = File::open(path).ok().filter(|f| f.metadata().is_ok_and(|m| m.is_file()))?;
         let elf = ElfFile::parse(Source::from_file(file).ok()?)?;
-        Some(Self { go: GoBinary::open(path).ok().flatten(), elf })
+        let frames = eh_frame::Index::of(&elf);
+        Some(Self { go: GoBinary::open(path).ok().flatten(), elf, frames })
     }
 
     fn caller_on_top(&self, offset: u64) -> Option<bool> {
@@ -85,7 +87,7 @@ impl Tables {
         if let Some(bytes) = self.go.as_ref().and_then(|go| go.stack_bytes(pc)) {
             return Some(bytes == 0);
         }
-        eh_frame::cfa(&self.elf, pc).map(|cfa| cfa == eh_frame::RETURN_ADDRESS_ON_TOP)
+        eh_frame::cfa(&self.elf, &self.frames, pc).map(|cfa| cfa == eh_frame::RETURN_ADDRESS_ON_TOP)
     }
 }
 

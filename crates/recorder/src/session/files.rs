@@ -45,6 +45,11 @@ impl Files {
         }
     }
 
+    /// The name of a file whose row was not taken yet.
+    pub(crate) fn name_of(&self, dev: u64, inode: u64) -> Option<&str> {
+        self.open.iter().find(|f| (f.dev, f.inode) == (dev, inode))?.name.as_deref()
+    }
+
     /// The rows of the files that are new since the last call. Reads the maps of each process that mapped one.
     pub(crate) fn take_rows(&mut self) -> Vec<FileRow> {
         let mut maps = HashMap::new();

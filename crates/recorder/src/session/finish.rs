@@ -73,6 +73,7 @@ impl Session<'_> {
         self.fill_reports();
         self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), costs);
         self.manifest.state = State::Complete;
+        self.reserve.release();
         Ok(self.sink.borrow().writer.write_manifest(&self.manifest)?)
     }
 

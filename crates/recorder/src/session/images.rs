@@ -16,6 +16,17 @@ use crate::symbols::{ExecMapping, build_id_hex};
 /// Files kept open at a time; the others are opened by their path when names are looked up.
 const MAX_OPEN: usize = 256;
 
+/// Where the dynamic loader finds libraries on the common distributions; what is found is checked by its inode.
+const LIBRARY_DIRS: &[&str] = &[
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/lib64",
+    "/usr/lib64",
+    "/lib",
+    "/usr/lib",
+    "/usr/local/lib",
+];
+
 /// The address spaces of a recording, by image number.
 #[derive(Default)]
 pub(crate) struct Images {
@@ -45,11 +56,26 @@ impl Images {
     }
 
     /// A mapping that was seen as a call only, because the process ended before its maps could be read.
-    pub(crate) fn add(&mut self, image: u32, code: &NewCode) {
+    /// A file that no process was seen with before is looked for by its name where the loader finds libraries.
+    pub(crate) fn add(&mut self, image: u32, code: &NewCode, name: Option<&str>) {
         let key = (code.dev, code.inode);
+        if !self.code.contains_key(&key)
+            && let Some(name) = name
+            && let Some((path, file)) = self.find_library(image, name, code.inode)
+        {
+            self.keep_file(key, &path, Some(file));
+        }
         let Some(path) = self.code.get(&key).map(|c| c.path.clone()) else { return };
         let m = self.mapping(code.start, code.start.saturating_add(code.len), code.offset, key, path);
         insert(self.images.entry(image).or_default(), m);
+    }
+
+    fn find_library(&self, image: u32, name: &str, inode: u64) -> Option<(String, File)> {
+        let beside = self.mappings(image).iter().filter_map(|m| m.path.rsplit_once('/').map(|(dir, _)| dir));
+        beside.chain(LIBRARY_DIRS.iter().copied()).find_map(|dir| {
+            let path = format!("{dir}/{name}");
+            open_inode(&path, inode).map(|file| (path, file))
+        })
     }
 
     /// The executable of a process that was gone before its maps could be read: placed by its program headers.

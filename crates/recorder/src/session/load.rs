@@ -1,11 +1,11 @@
 //! Loads one probe's object with the shared maps, and attaches its programs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
 
 use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramMut};
@@ -26,20 +26,27 @@ pub(crate) struct Loaded {
     go: GoAttached,
 }
 
-/// What was found among the targets' executables.
+/// What was found among the executables that were looked at.
 #[derive(Default)]
 struct GoAttached {
-    /// Device and inode of the executables that were looked at.
-    seen: BTreeSet<(u64, u64)>,
-    binaries: usize,
+    /// By device and inode; `None` for one that is not a Go binary.
+    known: BTreeMap<(u64, u64), Option<GoKnown>>,
     problems: BTreeSet<String>,
+}
+
+/// A Go binary that the programs are attached to.
+#[derive(Clone)]
+struct GoKnown {
+    version: Option<String>,
+    /// True if a target has run it.
+    ran: bool,
 }
 
 /// What [`Loaded::attach_go`] found in a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GoProgram {
     pub(crate) version: Option<String>,
-    /// True if its probes were attached now, not with an earlier process of the same binary.
+    /// True if its probes were attached now, not before.
     pub(crate) new: bool,
 }
 
@@ -95,25 +102,37 @@ impl Loaded {
 
     /// Attaches to the executable of a process if it is a Go binary; `None` if it is not.
     pub(crate) fn attach_go(&mut self, pid: u32) -> Option<GoProgram> {
-        let path = PathBuf::from(format!("/proc/{pid}/exe"));
-        let file = File::open(&path).ok()?;
-        let key = file.metadata().ok().map(|m| (m.dev(), m.ino()))?;
-        let binary = match GoBinary::from_file(file) {
-            Ok(binary) => binary?,
-            Err(e) => {
-                self.go.problems.insert(format!("executable of process {pid}: {e}"));
-                return None;
-            }
-        };
-        let new = self.go.seen.insert(key);
-        if new {
-            self.go.binaries += 1;
-            self.attach_entries(&binary, &path);
-        }
-        Some(GoProgram { version: binary.go_version(), new })
+        let (key, new) = self.attach_file(Path::new(&format!("/proc/{pid}/exe")))?;
+        let known = self.go.known.get_mut(&key)?.as_mut()?;
+        known.ran = true;
+        Some(GoProgram { version: known.version.clone(), new })
     }
 
-    fn attach_entries(&mut self, binary: &GoBinary, path: &std::path::Path) {
+    /// Attaches to a file that will perhaps be executed, if it is a Go binary.
+    pub(crate) fn attach_go_ahead(&mut self, path: &Path) {
+        self.attach_file(path);
+    }
+
+    /// The file's key, and whether it is attached to since this call.
+    fn attach_file(&mut self, path: &Path) -> Option<((u64, u64), bool)> {
+        let file = File::open(path).ok()?;
+        let key = file.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()))?;
+        if self.go.known.contains_key(&key) {
+            return Some((key, false));
+        }
+        let binary = GoBinary::from_file(file).unwrap_or_else(|e| {
+            self.go.problems.insert(format!("`{}`: {e}", path.display()));
+            None
+        });
+        let known = binary.as_ref().map(|b| GoKnown { version: b.go_version(), ran: false });
+        self.go.known.insert(key, known);
+        if let Some(binary) = &binary {
+            self.attach_entries(binary, path);
+        }
+        Some((key, true))
+    }
+
+    fn attach_entries(&mut self, binary: &GoBinary, path: &Path) {
         let entries: Vec<_> = self
             .variant
             .programs
@@ -177,7 +196,7 @@ impl Loaded {
         let mut problems: Vec<String> = self.go.problems.iter().cloned().collect();
         problems.extend(self.variant.lacks.map(str::to_owned));
         let status = match () {
-            () if self.wants_go() && self.go.binaries == 0 => {
+            () if self.wants_go() && !self.go.known.values().flatten().any(|k| k.ran) => {
                 problems.insert(0, "no Go binary among the targets".to_owned());
                 ProbeStatus::Absent
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 use mtrace_formats::capture::Target;
 use mtrace_formats::tables::{ProcessEvent, ProcessEventKind, SnapshotReason};
 
+use super::files::Files;
 use super::images::Images;
 use super::sink::Sink;
 use crate::host::monotonic_ns;
@@ -168,7 +169,7 @@ impl Processes {
     }
 
     /// Code that was mapped since: reads the maps again, for the symboliser only.
-    pub(crate) fn new_code(&mut self, code: Vec<NewCode>) {
+    pub(crate) fn new_code(&mut self, code: Vec<NewCode>, files: &Files) {
         let mut pids: Vec<u32> = code.iter().map(|c| c.pid).collect();
         pids.sort_unstable();
         pids.dedup();
@@ -176,7 +177,10 @@ impl Processes {
             let Some(image) = self.processes.get(&pid).map(|p| p.image) else { continue };
             match snapshots::take(pid, SnapshotReason::Attach) {
                 Some(rows) => self.images.snapshot(image, pid, &rows),
-                None => code.iter().filter(|c| c.pid == pid).for_each(|c| self.images.add(image, c)),
+                None => {
+                    let of_pid = code.iter().filter(|c| c.pid == pid);
+                    of_pid.for_each(|c| self.images.add(image, c, files.name_of(c.dev, c.inode)));
+                }
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use super::load::Loaded;
 use super::processes::Processes;
+use super::reserve::Reserve;
 use super::{Due, LOSS_INTERVAL_NS, PROGRESS_INTERVAL_NS, Session, Sink, nanoseconds};
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
@@ -118,6 +120,7 @@ fn begin<'a>(
         comm: wanted.comm,
         next_image,
     })?;
+    let reserve = Reserve::new(writer.dir());
     let sink = Rc::new(RefCell::new(Sink::new(writer)));
     let ring = open_ring(&shared, &sink)?;
     let (probes, absent) = load_all(plan, &shared)?;
@@ -136,6 +139,7 @@ fn begin<'a>(
         leaves: Leaves::default(),
         launched: wanted.launched,
         cost,
+        reserve,
         ended: VecDeque::new(),
         due: Due {
             sample: now,
@@ -154,6 +158,28 @@ fn begin<'a>(
     session.let_go()?;
     session.roll();
     Ok(session)
+}
+
+/// Files that the words of a command line name, alone or within a script (`sh -c 'exec ./service'`), at most 64.
+fn named_files(argv: &[OsString]) -> Vec<PathBuf> {
+    let apart = |c: char| c.is_whitespace() || ";&|()<>=\"'`".contains(c);
+    let words = argv.iter().flat_map(|a| {
+        let text = a.to_string_lossy().into_owned();
+        std::iter::once(text.clone()).chain(text.split(apart).map(str::to_owned).collect::<Vec<_>>())
+    });
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = Vec::new();
+    for word in words.filter(|w| !w.is_empty()) {
+        let candidates: Vec<PathBuf> = match word.contains('/') {
+            true => vec![PathBuf::from(&word)],
+            false => std::env::split_paths(&path).map(|d| d.join(&word)).collect(),
+        };
+        found.extend(candidates.into_iter().find(|p| p.is_file()).filter(|p| !found.contains(p)));
+        if found.len() >= 64 {
+            break;
+        }
+    }
+    found
 }
 
 /// Puts the targets into the kernel's map; the answer is the first image number that is free.
@@ -249,6 +275,7 @@ impl Session<'_> {
 
     /// Lets a launched command exec, looks at it while it is stopped there, and lets it run.
     fn let_go(&mut self) -> Result<(), Error> {
+        self.attach_ahead();
         let Some(launched) = self.launched.as_mut() else { return Ok(()) };
         let pid = launched.pid();
         self.manifest.window.start_ns = Some(monotonic_ns());
@@ -269,6 +296,16 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Only the first exec is seen while the process is stopped. A shell, env(1) or nice(1) execs again at once, and Go
+    /// collects within milliseconds: so every file that the command line names is looked at before.
+    fn attach_ahead(&mut self) {
+        let TargetSpec::Launch { argv } = &self.options.target else { return };
+        let Some(probe) = self.probes.iter_mut().find(|p| p.wants_go()) else { return };
+        for path in named_files(argv) {
+            probe.attach_go_ahead(&path);
+        }
+    }
+
     /// Without `process_events` nobody told of the exec.
     fn unseen_exec(&mut self, pid: u32) -> Result<(), Error> {
         self.shared.add_target(pid, self.processes.image(pid).unwrap_or(0), false)?;
@@ -277,5 +314,25 @@ impl Session<'_> {
         }
         self.look_for_go(pid, self.processes.stopped == Some(pid));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_in_the_words_of_a_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = dir.path().join("service");
+        std::fs::write(&service, "").unwrap();
+        let name = service.to_str().unwrap();
+        for argv in [vec![name.to_owned()], vec!["-c".to_owned(), format!("cd /; exec {name} >/dev/null&")]] {
+            let argv: Vec<OsString> = argv.into_iter().map(OsString::from).collect();
+            assert_eq!(named_files(&argv).last(), Some(&service), "{argv:?}");
+        }
+        assert!(named_files(&["sh".into()]).iter().any(|p| p.ends_with("sh")));
+        assert!(named_files(&["/no/such/file".into(), "".into()]).is_empty());
     }
 }

@@ -2,6 +2,7 @@
 // mmap, munmap, mremap, brk, mprotect, madvise: entry and exit paired by thread.
 #include "mtrace.bpf.h"
 
+#define PROT_EXEC 4
 #define NR_MMAP 9
 #define NR_MPROTECT 10
 #define NR_MUNMAP 11
@@ -154,7 +155,11 @@ int BPF_PROG(memory_exit, struct pt_regs *regs, long ret)
 	r->stack = c->stack;
 	r->dev = c->dev;
 	r->inode = c->inode;
-	SUBMIT(r);
+	/* User space reads the maps for each new piece of code: at once, because the process may end soon. */
+	if (nr == NR_MMAP && c->has_file && c->args[2] & PROT_EXEC && ret > 0)
+		SUBMIT_NOW(r);
+	else
+		SUBMIT(r);
 	return 0;
 }
 
