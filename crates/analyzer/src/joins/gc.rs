@@ -14,7 +14,8 @@ use crate::model::{GcCycle, GcPhase, GcPhaseRow, GcTable, StackBytes};
 use crate::replay::{CallEffect, is_release};
 use crate::symbols::SymbolTable;
 
-const PHASES: [GcPhase; 4] = [GcPhase::Before, GcPhase::During, GcPhase::After, GcPhase::Outside];
+const PHASES: [GcPhase; 5] =
+    [GcPhase::StartUp, GcPhase::Before, GcPhase::During, GcPhase::After, GcPhase::Outside];
 const TOP_STACKS: usize = 3;
 
 /// A stop of the world.
@@ -117,7 +118,7 @@ pub(crate) struct Phases {
 
 impl Phases {
     pub(crate) fn new(cycles: &[GcCycle], end: i64) -> Self {
-        let mut edges = vec![(i64::MIN, GcPhase::Outside)];
+        let mut edges = vec![(i64::MIN, GcPhase::StartUp)];
         let mut previous_end = i64::MIN;
         for (i, c) in cycles.iter().enumerate() {
             let mark_end = c.mark_end_ns.unwrap_or(end).max(c.start_ns);
@@ -138,7 +139,7 @@ impl Phases {
 
     pub(crate) fn at(&self, ts: i64) -> GcPhase {
         let n = self.edges.partition_point(|e| e.0 <= ts);
-        n.checked_sub(1).map_or(GcPhase::Outside, |n| self.edges[n].1)
+        n.checked_sub(1).map_or(GcPhase::StartUp, |n| self.edges[n].1)
     }
 
     /// Time in each phase within a span.
@@ -326,7 +327,7 @@ mod tests {
         let t = timing(1, &events.iter().collect::<Vec<_>>(), 300 * MS);
         let p = Phases::new(&t.cycles, 300 * MS);
         let at = |ts: i64| p.at(ts * MS);
-        assert_eq!([at(49), at(50), at(99), at(100), at(149)].map(|p| p as u8), [3, 0, 0, 1, 1]);
+        assert_eq!([at(49), at(50), at(99), at(100), at(149)].map(|p| p as u8), [4, 0, 0, 1, 1]);
         // After the first, up to the second: its mark phase began before "after" was over.
         assert_eq!([at(150), at(194), at(195), at(299)].map(|p| p as u8), [2, 2, 1, 1]);
         let wall = p.wall((0, 300 * MS));

@@ -12,8 +12,10 @@ pub enum GcPhase {
     During,
     /// The mark phase's length after mark termination (or up to the next cycle if that is nearer).
     After,
-    /// None of these.
+    /// None of these, after the first cycle.
     Outside,
+    /// Before the first cycle and its `Before`: the program starts up.
+    StartUp,
 }
 
 /// A GC cycle.

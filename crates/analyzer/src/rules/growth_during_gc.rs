@@ -21,8 +21,8 @@ rule! {
     /// the heap has to grow, and every new arena costs mmap calls and then first-touch faults, at the moment when the
     /// collector already competes for the CPUs.
     ///
-    /// *Found when* at least 16 MiB became mapped during GC cycles, that is at least a quarter of all growth in the
-    /// capture, and it came at least twice as dense in time as outside of cycles. It says *growth*, not *leak*: for a
+    /// *Found when* at least 16 MiB became mapped during GC cycles, that is at least a quarter of all growth
+    /// since the first cycle, and it came at least twice as dense in time as after and between cycles. It says *growth*, not *leak*: for a
     /// leak there must be evidence that the memory is never reused.
     ///
     /// *Looks like*: a program that simply starts up (there the growth is dense outside of cycles too), mark assist
@@ -41,12 +41,14 @@ fn check(joined: &Joined) -> Outcome {
     let mut why = "no GC cycle in the capture".to_owned();
     for during in joined.gc.phases.iter().filter(|r| r.phase == GcPhase::During) {
         let rest: Vec<&GcPhaseRow> =
-            joined.gc.phases.iter().filter(|r| r.pid == during.pid && r.phase != GcPhase::During).collect();
-        let rest_bytes: u64 = rest.iter().map(|r| r.mmap_bytes).sum();
-        let rest_ns: i64 = rest.iter().map(|r| r.wall_ns).sum();
-        let all = during.mmap_bytes + rest_bytes;
+            joined.gc.phases.iter().filter(|r| r.pid == during.pid && r.phase != GcPhase::StartUp).collect();
+        let all: u64 = rest.iter().map(|r| r.mmap_bytes).sum();
         let share = if all == 0 { 0.0 } else { during.mmap_bytes as f64 / all as f64 };
-        let density = density(during.mmap_bytes, during.wall_ns) / density(rest_bytes, rest_ns).max(1e-12);
+        // What comes right before a cycle is what triggers it, and says nothing about growth in calm times.
+        let calm = rest.iter().filter(|r| matches!(r.phase, GcPhase::After | GcPhase::Outside));
+        let (bytes, ns) = calm.fold((0, 0), |(b, t), r| (b + r.mmap_bytes, t + r.wall_ns));
+        // One page stands for "none": no program grows infinitely denser.
+        let density = density(during.mmap_bytes, during.wall_ns) / density(bytes.max(4096), ns.max(1));
         if during.mmap_bytes >= MIN_BYTES && share >= MIN_SHARE && density >= MIN_DENSITY {
             found.push(finding(joined, during, share, density));
         } else {
@@ -74,7 +76,7 @@ fn finding(joined: &Joined, during: &GcPhaseRow, share: f64, density: f64) -> Fi
     let top = during.top_stacks.first();
     let location = top.and_then(|s| s.location.clone());
     let claim = format!(
-        "{} became mapped in {} calls during GC cycles ({} of all growth, {density:.1} times as dense as outside), most by {}",
+        "{} became mapped in {} calls during GC cycles ({} of all growth since the first cycle, {density:.1} times as much per second as between cycles), most by {}",
         units::bytes(during.mmap_bytes),
         units::count(during.mmap_calls),
         percent(share),
@@ -113,7 +115,7 @@ fn finding(joined: &Joined, during: &GcPhaseRow, share: f64, density: f64) -> Fi
         against: Vec::new(),
         look_alikes: vec![LookAlike {
             cause: "start-up growth".to_owned(),
-            observation: format!("{density:.1} times as much growth per second during cycles as outside"),
+            observation: format!("what was mapped before the first cycle is left out; {density:.1} times as much growth per second during cycles as between them"),
             excluded: density >= MIN_DENSITY,
         }],
         stacks: during

@@ -114,6 +114,7 @@ fn phase_name(phase: GcPhase) -> &'static str {
         GcPhase::During => "during",
         GcPhase::After => "after",
         GcPhase::Outside => "otherwise",
+        GcPhase::StartUp => "start-up",
     }
 }
 
