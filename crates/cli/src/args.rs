@@ -96,7 +96,7 @@ pub(crate) struct RecordArgs {
     /// File and network calls written per process; the rest is counted
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub(crate) io_calls: u64,
-    /// Switch a probe off (repeatable): memory_calls, faults, gc_events, process_events, io_calls, off_cpu, samples
+    /// Switch a probe off (repeatable): memory_calls, refusals, faults, gc_events, io_calls, off_cpu, process_events
     #[arg(long, value_name = "PROBE")]
     pub(crate) without: Vec<String>,
     /// Leave a launched command running when the recording ends first

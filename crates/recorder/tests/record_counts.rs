@@ -4,10 +4,14 @@
 mod record_support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
+use mtrace_formats::capture::Capture;
 use mtrace_formats::tables::{
-    Fault, FaultKind, Loss, MapRow, MemoryCall, MemoryCallKind, ProcessEvent, ProcessEventKind, SnapshotReason,
+    Fault, FaultKind, Loss, MapRow, MemoryCall, MemoryCallKind, ProcessEvent, ProcessEventKind, Sample, SampleSource,
+    SnapshotReason,
 };
+use mtrace_recorder::{Options, TargetSpec, record};
 use record_support::{Recording, bpf_works, compile, record_command};
 
 /// Fault rows in the window that the program printed.
@@ -55,6 +59,33 @@ fn faults_are_counted_as_getrusage_does_and_their_stacks_are_right() {
     assert_eq!((r.summary.exit_status, r.summary.end_reason.as_str()), (Some(0), "target exited"));
     r.assert_nothing_lost();
     assert_faults_match(&r, &r.said[0]);
+}
+
+#[test]
+fn every_fault_from_exec_to_exit_is_a_row() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    for (name, args) in [("true", vec!["/bin/true"]), ("known", vec![known.to_str().unwrap(), "touch", "3000"])] {
+        let argv = args.into_iter().map(Into::into).collect();
+        let options = Options::new(TargetSpec::Launch { argv }, dir.path().join(format!("{name}.mtrace")));
+        record(&options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+        let capture = Capture::open(&options.output).unwrap();
+        let (samples, _) = capture.read::<Sample>();
+        let target = &capture.manifest.targets[0];
+        // What it stood at when it was stopped at its exec: the recorder's fork had faults as well.
+        let before = |key: &str| {
+            let mut of_key = samples.iter().filter(|s| s.source == SampleSource::Stat && s.key == key);
+            of_key.next().and_then(|s| s.value).expect("a sample at the exec")
+        };
+        let minor = target.rusage_minor_faults.unwrap() - before("minflt");
+        let major = target.rusage_major_faults.unwrap() - before("majflt");
+        let (faults, _) = capture.read::<Fault>();
+        let of = |kind| faults.iter().filter(|f| f.kind == kind).count() as u64;
+        assert_eq!((of(FaultKind::Minor), of(FaultKind::Major)), (minor, major), "{name}");
+    }
 }
 
 #[test]

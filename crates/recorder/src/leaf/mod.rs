@@ -84,8 +84,12 @@ impl Tables {
 
     fn caller_on_top(&self, offset: u64) -> Option<bool> {
         let pc = self.elf.vaddr(offset)?;
-        if let Some(bytes) = self.go.as_ref().and_then(|go| go.stack_bytes(pc)) {
-            return Some(bytes == 0);
+        if let Some(go) = &self.go
+            && let Some(bytes) = go.stack_bytes(pc)
+        {
+            // clone returns twice, the second time on a stack that nobody called from.
+            let is_clone = || go.lookup(pc).is_some_and(|f| f.physical().is_some_and(|f| f.name == "runtime.clone"));
+            return Some(bytes == 0 && !is_clone());
         }
         eh_frame::cfa(&self.elf, &self.frames, pc).map(|cfa| cfa == eh_frame::RETURN_ADDRESS_ON_TOP)
     }

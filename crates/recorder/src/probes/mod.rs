@@ -11,6 +11,7 @@ mod process_events;
 mod refusals;
 pub(crate) mod wire;
 
+pub(crate) use gc_events::prologue;
 pub(crate) use memory_calls::NewCode;
 pub(crate) use process_events::{Executable, Life, LifeKind};
 

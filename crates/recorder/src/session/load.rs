@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -13,7 +13,7 @@ use mtrace_formats::capture::{BpfCost, ProbeReport, ProbeStatus};
 
 use crate::cost::run_stats;
 use crate::accounts::{COUNTERS, Counters};
-use crate::probes::{Attach, Probe, Variant};
+use crate::probes::{Attach, Probe, Variant, prologue};
 use crate::ring::SharedMaps;
 use crate::symbols::gopclntab::GoBinary;
 
@@ -145,7 +145,7 @@ impl Loaded {
         let functions: Vec<&str> = entries.iter().map(|(_, f)| *f).collect();
         let found = binary.entries_of(&functions);
         for ((name, function), address) in entries.into_iter().zip(found) {
-            let Some(offset) = address.and_then(|a| binary.file_offset(a)) else {
+            let Some(offset) = address.and_then(|a| binary.file_offset(a)).map(|o| o + stack_check_bytes(path, o)) else {
                 self.go.problems.insert(format!("`{function}` is not in the function table of a Go binary"));
                 continue;
             };
@@ -211,6 +211,13 @@ impl Loaded {
             hides: (status != ProbeStatus::Ran).then(|| self.probe.hides().to_owned()),
         }
     }
+}
+
+/// How far into the function at this file offset the probe belongs, see [`prologue`].
+fn stack_check_bytes(path: &Path, offset: u64) -> u64 {
+    let mut code = [0; prologue::BYTES];
+    let read = File::open(path).and_then(|f| f.read_exact_at(&mut code, offset));
+    read.map_or(0, |()| prologue::after_stack_check(&code))
 }
 
 fn find<'a>(object: &'a Object, name: &str) -> Result<ProgramMut<'a>, String> {

@@ -285,6 +285,10 @@ impl Session<'_> {
         if self.shared.still_waits(pid) {
             self.unseen_exec(pid)?;
         }
+        if stop.exact {
+            // Where its counters stand before its first instruction: what rusage says at the end includes our fork.
+            self.sample(monotonic_ns(), false);
+        }
         self.processes.stopped = None;
         self.began = Instant::now();
         if let Some(note) = stop.note {

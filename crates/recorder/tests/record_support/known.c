@@ -2,6 +2,7 @@
  *
  *     known faults PAGES       touches PAGES pages from each of two places, then prints the window and getrusage's count
  *     known fork N             forks N children; each executes `known faults 100` and is waited for
+ *     known touch PAGES        touches PAGES pages and says nothing
  *     known loop               touches pages until it is killed
  */
 #define _GNU_SOURCE
@@ -104,6 +105,10 @@ int main(int argc, char **argv)
 		return faults(n);
 	if (argc > 1 && !strcmp(argv[1], "fork"))
 		return children(argv[0], n);
+	if (argc > 1 && !strcmp(argv[1], "touch")) {
+		a_outer(map(n), n);
+		return 0;
+	}
 	if (argc > 1 && !strcmp(argv[1], "loop")) {
 		for (;;) {
 			char *p = map(1024);

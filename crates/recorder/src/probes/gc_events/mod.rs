@@ -1,5 +1,7 @@
 //! Steps of Go's garbage collection: entries of five runtime functions, found by Go's own table (stripped binaries too).
 
+pub(crate) mod prologue;
+
 use mtrace_formats::tables::{GcEvent, GcEventKind};
 
 use super::wire::{Reader, Undecodable, event};
