@@ -10,11 +10,11 @@ pub mod joins;
 pub mod load;
 pub mod model;
 pub mod replay;
+pub mod report;
+pub mod rules;
 pub mod symbols;
 #[cfg(test)]
 mod test_rows;
-pub mod report;
-pub mod rules;
 mod units;
 mod verdict;
 

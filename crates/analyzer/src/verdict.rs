@@ -13,10 +13,10 @@ const UNEXPLAINED_SHARE: f64 = 0.5;
 pub(crate) fn choose(joined: &Joined, findings: &[Finding]) -> Verdict {
     let ledger = joined.ledgers.iter().find(|l| l.total_ns() > 0);
     if let Some(f) = findings.iter().find(|f| f.code != rules::NOT_MEMORY && makes_headline(f)) {
-        return from_finding(VerdictKind::Memory, f, ledger);
+        return from_finding(VerdictKind::Memory, f);
     }
     if let Some(f) = findings.iter().find(|f| f.code == rules::NOT_MEMORY) {
-        return from_finding(VerdictKind::NotMemory, f, ledger);
+        return from_finding(VerdictKind::NotMemory, f);
     }
     match ledger {
         Some(l) if share(l, LedgerCategory::Unexplained) >= UNEXPLAINED_SHARE => unexplained(joined, l),
@@ -37,18 +37,17 @@ fn share(ledger: &Ledger, category: LedgerCategory) -> f64 {
     ledger.wall_ns(category) as f64 / ledger.total_ns().max(1) as f64
 }
 
-fn from_finding(kind: VerdictKind, f: &Finding, ledger: Option<&Ledger>) -> Verdict {
-    let recording = ledger.map_or(0, |l| l.wall_ns(LedgerCategory::Recorder));
+fn from_finding(kind: VerdictKind, f: &Finding) -> Verdict {
     let mut action = sentence(&f.fix.what);
     match (f.fix.gain_low_ns, f.fix.gain_high_ns, &f.cost) {
         (Some(low), Some(high), Some(cost)) => {
             action.push_str(&format!(
-                " The {} gets shorter by {} and keeps about {}{}.",
+                " The {} gets shorter by {} and keeps {}{}.",
                 cost.window,
                 units::duration_range(low, high),
-                units::duration((cost.window_ns - high - recording).max(0)),
-                if recording * 50 > cost.window_ns {
-                    format!(" (another {} of it was the recording itself)", units::duration(recording))
+                units::duration_range(cost.left_ns(high), cost.left_ns(low)),
+                if cost.recording_ns * 50 > cost.window_ns {
+                    format!(" (another {} of it was the recording itself)", units::duration(cost.recording_ns))
                 } else {
                     String::new()
                 }
@@ -131,7 +130,9 @@ fn no_window(joined: &Joined) -> Verdict {
     Verdict {
         kind: VerdictKind::NothingFound,
         sentence: "Nothing to explain: the capture holds no events of a target.".to_owned(),
-        action: Some("Check that the target ran during the recording, and what `mtrace doctor` says about this host.".to_owned()),
+        action: Some(
+            "Check that the target ran during the recording, and what `mtrace doctor` says about this host.".to_owned(),
+        ),
         confidence: Confidence::Low,
         confidence_reasons: joined.trust.damage.clone(),
         finding: None,

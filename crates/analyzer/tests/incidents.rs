@@ -11,8 +11,11 @@ use serde_json::Value;
 
 fn captures() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/captures");
-    let mut found: Vec<PathBuf> =
-        fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "tar")).collect();
+    let mut found: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "tar"))
+        .collect();
     found.sort();
     assert!(found.len() >= 13, "captures are missing; run scripts/record-incidents");
     found
@@ -44,7 +47,10 @@ fn complaints(a: &Analysis, expected: &Value) -> Vec<String> {
     }
     if let (Some(name), false) = (text("function"), of_code.is_empty()) {
         if !of_code.iter().any(|f| function(f).ends_with(name)) {
-            out.push(format!("{name} is not accused, but {:?}", of_code.iter().map(|f| function(f)).collect::<Vec<_>>()));
+            out.push(format!(
+                "{name} is not accused, but {:?}",
+                of_code.iter().map(|f| function(f)).collect::<Vec<_>>()
+            ));
         }
     }
     if text("claim").is_some_and(|c| !of_code.iter().any(|f| f.claim.contains(c))) {

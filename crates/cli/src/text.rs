@@ -8,7 +8,8 @@ use crate::exit::Failure;
 pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let hidden = (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let hidden =
+                (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             if hidden { c.escape_unicode().collect::<Vec<_>>() } else { vec![c] }
         })
         .collect()

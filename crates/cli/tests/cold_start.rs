@@ -64,8 +64,7 @@ fn every_build_of_the_service_gives_the_same_verdict_with_names() {
 
         // The service's own count of the faults inside Fill.
         let stats = fs::read_to_string(dir.path().join("stdout")).unwrap();
-        let stats: Value =
-            serde_json::from_str(stats.lines().rfind(|l| l.starts_with('{')).unwrap()).unwrap();
+        let stats: Value = serde_json::from_str(stats.lines().rfind(|l| l.starts_with('{')).unwrap()).unwrap();
         let expected = stats["cache_pages"].as_u64().unwrap();
         let fill: u64 = report["faults"]["groups"]
             .as_array()
@@ -123,7 +122,13 @@ fn a_killed_recorder_leaves_a_capture_that_analyses() {
     assert_eq!(report["capture"]["complete"], false);
     let faults: u64 = report["faults"]["kinds"].as_array().unwrap().iter().map(|k| k["faults"].as_u64().unwrap()).sum();
     assert!(faults > 10_000, "{faults} faults in the closed segments");
-    assert!(report["trust"]["damage"].as_array().unwrap().iter().any(|d| d.as_str().unwrap().contains("did not come to its end")));
+    assert!(
+        report["trust"]["damage"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|d| d.as_str().unwrap().contains("did not come to its end"))
+    );
 }
 
 #[test]

@@ -6,7 +6,9 @@
 use std::time::Instant;
 
 use mtrace_formats::capture::Capture;
-use mtrace_formats::tables::{Fault, Frame, GcEvent, IoCall, MapRow, MemoryCall, OffCpu, ProcessEvent, Sample, SymbolRow};
+use mtrace_formats::tables::{
+    Fault, Frame, GcEvent, IoCall, MapRow, MemoryCall, OffCpu, ProcessEvent, Sample, SymbolRow,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args_os().nth(1).ok_or("usage: decode CAPTURE")?;

@@ -18,7 +18,12 @@ pub fn schema_markdown() -> String {
          events ended, not sorted by `ts`.\n"
     );
     for table in tables::ALL {
-        let _ = write!(out, "\n## {}\n\n{}\n| column | type | meaning |\n|---|---|---|\n", table.name, paragraphs(table.doc));
+        let _ = write!(
+            out,
+            "\n## {}\n\n{}\n| column | type | meaning |\n|---|---|---|\n",
+            table.name,
+            paragraphs(table.doc)
+        );
         for c in (table.columns)() {
             let null = if c.nullable { ", nullable" } else { "" };
             let layout = match c.encoding {

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayBuilder, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, PrimitiveArray,
-    RecordBatch, StringArray, UInt32Array, UInt64Array,
+    Array, ArrayBuilder, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, PrimitiveArray, RecordBatch,
+    StringArray, UInt32Array, UInt64Array,
 };
 use arrow::array::{BooleanBuilder, PrimitiveBuilder, StringBuilder};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, UInt32Type, UInt64Type};
@@ -61,10 +61,8 @@ pub trait Row: Sized + Send + 'static {
 
     /// The Arrow schema.
     fn schema() -> Arc<Schema> {
-        let fields: Vec<Field> = Self::columns()
-            .into_iter()
-            .map(|c| Field::new(c.name, c.data_type, c.nullable))
-            .collect();
+        let fields: Vec<Field> =
+            Self::columns().into_iter().map(|c| Field::new(c.name, c.data_type, c.nullable)).collect();
         Arc::new(Schema::new(fields))
     }
 }
@@ -224,9 +222,10 @@ pub fn column<'a, T: Cell + 'a>(
     let reader = match batch.column_by_name(name) {
         None if T::absent().is_some() => None,
         None => return Err(format!("column `{name}` is missing")),
-        Some(array) => Some(T::reader(array.as_ref()).ok_or_else(|| {
-            format!("column `{name}`: expected {}, found {}", T::data_type(), array.data_type())
-        })?),
+        Some(array) => Some(
+            T::reader(array.as_ref())
+                .ok_or_else(|| format!("column `{name}`: expected {}, found {}", T::data_type(), array.data_type()))?,
+        ),
     };
     Ok(move |i| {
         let value = match &reader {

@@ -14,8 +14,7 @@ use crate::model::{GcCycle, GcPhase, GcPhaseRow, GcTable, StackBytes};
 use crate::replay::{CallEffect, is_release};
 use crate::symbols::SymbolTable;
 
-const PHASES: [GcPhase; 5] =
-    [GcPhase::StartUp, GcPhase::Before, GcPhase::During, GcPhase::After, GcPhase::Outside];
+const PHASES: [GcPhase; 5] = [GcPhase::StartUp, GcPhase::Before, GcPhase::During, GcPhase::After, GcPhase::Outside];
 const TOP_STACKS: usize = 3;
 
 /// A stop of the world.

@@ -83,9 +83,16 @@ pub struct Cost {
     pub window_ns: i64,
     /// Which window: "first request".
     pub window: String,
+    /// Part of the window that is the recording itself: it goes away without any fix.
+    pub recording_ns: i64,
 }
 
 impl Cost {
+    /// What the window keeps when it gets shorter by `gain_ns` and nobody records.
+    pub fn left_ns(&self, gain_ns: i64) -> i64 {
+        self.window_ns.saturating_sub(self.recording_ns).saturating_sub(gain_ns).max(0)
+    }
+
     /// Part of the window, 0 to 1.
     pub fn share(&self) -> f64 {
         if self.window_ns > 0 { self.wall_ns as f64 / self.window_ns as f64 } else { 0.0 }

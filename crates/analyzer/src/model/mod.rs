@@ -11,10 +11,12 @@ mod overview;
 mod timeline;
 
 pub use address_space::{AddressSpace, GapClass, GapHistogram, GapPoint, GrowthByOwner};
-pub use faults::{Churn, ChurnGroup, EnomemGroup, FaultGroup, FaultKindTotals, FaultTables, LatencyHistogram, RefusalFacts, TouchKind};
+pub use faults::{
+    Churn, ChurnGroup, EnomemGroup, FaultGroup, FaultKindTotals, FaultTables, LatencyHistogram, RefusalFacts, TouchKind,
+};
 pub use finding::{
-    CodeLocation, Confidence, Cost, Evidence, Finding, Fix, LookAlike, NamedStack, RuledOut,
-    StackFrame, Verdict, VerdictKind,
+    CodeLocation, Confidence, Cost, Evidence, Finding, Fix, LookAlike, NamedStack, RuledOut, StackFrame, Verdict,
+    VerdictKind,
 };
 pub use gc::{GcCycle, GcPhase, GcPhaseRow, GcTable, StackBytes};
 pub use ledger::{Ledger, LedgerCategory, LedgerRow, LedgerWindow};

@@ -93,10 +93,9 @@ pub(super) fn gain(fix: &Fix) -> Option<String> {
 
 /// What is left of the window after the fix: `56–96 ms`.
 pub(super) fn left_after_fix(finding: &Finding) -> Option<String> {
-    let window = finding.cost.as_ref()?.window_ns;
+    let cost = finding.cost.as_ref()?;
     let (low, high) = (finding.fix.gain_low_ns?, finding.fix.gain_high_ns?);
-    let left = |gain: i64| window.saturating_sub(gain).max(0);
-    Some(format::duration_range(left(low.max(high)), left(low.min(high))))
+    Some(format::duration_range(cost.left_ns(low.max(high)), cost.left_ns(low.min(high))))
 }
 
 /// Name of a graph's SVG file. The name is one of ours, but nothing but a plain name may become a path.

@@ -1,7 +1,7 @@
 //! What several rules need: the window that matters, what limits confidence, texts.
 
 use crate::context::Joined;
-use crate::model::{CodeLocation, Confidence, Ledger, LookAlike, RuledOut};
+use crate::model::{CodeLocation, Confidence, Cost, Ledger, LedgerCategory, LookAlike, RuledOut};
 use crate::units;
 
 /// The ledger of the window that matters most: the first one (windows are ordered by the joins).
@@ -39,10 +39,8 @@ impl Doubt {
 
     /// Looks at the accounting of a probe.
     pub(super) fn accounting(&mut self, joined: &Joined, probe: &str) {
-        let lost: u64 =
-            joined.trust.accounts.iter().filter(|(p, ..)| p == probe).map(|(.., lost)| lost).sum();
-        let seen: u64 =
-            joined.trust.accounts.iter().filter(|(p, ..)| p == probe).map(|(_, seen, ..)| seen).sum();
+        let lost: u64 = joined.trust.accounts.iter().filter(|(p, ..)| p == probe).map(|(.., lost)| lost).sum();
+        let seen: u64 = joined.trust.accounts.iter().filter(|(p, ..)| p == probe).map(|(_, seen, ..)| seen).sum();
         if !joined.capture.complete {
             self.at_most(Confidence::Medium, "the recorder was killed: its final accounting is missing");
         } else if lost == 0 {
@@ -58,10 +56,9 @@ impl Doubt {
 
     /// Looks at how many faults the replay could place and time.
     pub(super) fn fault_coverage(&mut self, joined: &Joined) {
-        for (what, (part, all)) in [
-            ("charged to a mapping", joined.trust.faults_charged),
-            ("timed", joined.trust.faults_timed),
-        ] {
+        for (what, (part, all)) in
+            [("charged to a mapping", joined.trust.faults_charged), ("timed", joined.trust.faults_timed)]
+        {
             let share = if all == 0 { 1.0 } else { part as f64 / all as f64 };
             let text = format!("{} of the faults {what}", percent(share));
             if share >= 0.99 {
@@ -85,6 +82,16 @@ pub(super) fn place(location: Option<&CodeLocation>) -> String {
     match units::file_line(l.file.as_deref(), l.line) {
         Some(at) => format!("`{function}` ({})", at.replace('`', "'")),
         None => format!("`{function}`"),
+    }
+}
+
+/// Wall time in a window, as the cost of a finding.
+pub(super) fn cost(ledger: &Ledger, wall_ns: i64) -> Cost {
+    Cost {
+        wall_ns,
+        window_ns: ledger.total_ns(),
+        window: ledger.window.name.clone(),
+        recording_ns: ledger.wall_ns(LedgerCategory::Recorder),
     }
 }
 

@@ -1,8 +1,8 @@
 use super::common::{Doubt, main_ledger, not_checked, place, probe_ran, reclaim_look_alike, ruled_out};
-use super::{Outcome, rule};
+use super::{Outcome, common, rule};
 use crate::context::Joined;
 use crate::model::{
-    Confidence, Cost, Evidence, FaultGroup, Finding, Fix, Ledger, LedgerCategory, LookAlike, NamedStack, TouchKind,
+    Confidence, Evidence, FaultGroup, Finding, Fix, Ledger, LedgerCategory, LookAlike, NamedStack, TouchKind,
 };
 use crate::units;
 
@@ -80,7 +80,7 @@ fn on_critical_path(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> i64
 fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Finding> {
     let (faults, group_ns) = in_window(group, &ledger.window.name);
     let wall_ns = on_critical_path(joined, ledger, group);
-    let cost = Cost { wall_ns, window_ns: ledger.total_ns(), window: ledger.window.name.clone() };
+    let cost = common::cost(ledger, wall_ns);
     if faults < MIN_FAULTS || cost.share() < MIN_SHARE {
         return None;
     }

@@ -1,5 +1,5 @@
 use super::common::{Doubt, main_ledger, not_checked, percent, place, ruled_out};
-use super::{Outcome, rule};
+use super::{Outcome, common, rule};
 use crate::context::Joined;
 use crate::model::{
     Confidence, Cost, Evidence, Finding, Fix, GcPhase, GcPhaseRow, LedgerCategory, LookAlike, NamedStack,
@@ -115,7 +115,9 @@ fn finding(joined: &Joined, during: &GcPhaseRow, share: f64, density: f64) -> Fi
         against: Vec::new(),
         look_alikes: vec![LookAlike {
             cause: "start-up growth".to_owned(),
-            observation: format!("what was mapped before the first cycle is left out; {density:.1} times as much growth per second during cycles as between them"),
+            observation: format!(
+                "what was mapped before the first cycle is left out; {density:.1} times as much growth per second during cycles as between them"
+            ),
             excluded: density >= MIN_DENSITY,
         }],
         stacks: during
@@ -128,7 +130,10 @@ fn finding(joined: &Joined, during: &GcPhaseRow, share: f64, density: f64) -> Fi
             })
             .collect(),
         fix: Fix {
-            what: format!("allocate less in {}, or give the collector room: raise GOGC or GOMEMLIMIT", place(location.as_ref())),
+            what: format!(
+                "allocate less in {}, or give the collector room: raise GOGC or GOMEMLIMIT",
+                place(location.as_ref())
+            ),
             gain_low_ns: None,
             gain_high_ns: None,
             caution: Some("a larger heap target means more resident memory".to_owned()),
@@ -141,5 +146,5 @@ fn finding(joined: &Joined, during: &GcPhaseRow, share: f64, density: f64) -> Fi
 fn cost(joined: &Joined, during: &GcPhaseRow) -> Option<Cost> {
     let ledger = main_ledger(joined).filter(|l| l.pid == during.pid)?;
     let wall_ns = ledger.wall_ns(LedgerCategory::MemoryCalls) + ledger.wall_ns(LedgerCategory::GcStw);
-    Some(Cost { wall_ns, window_ns: ledger.total_ns(), window: ledger.window.name.clone() })
+    Some(common::cost(ledger, wall_ns))
 }

@@ -119,16 +119,22 @@ fn reason(joined: &Joined, g: &EnomemGroup) -> Reason {
             confidence: Confidence::Medium,
             fix: "raise vm.overcommit_ratio, or map with MAP_NORESERVE / PROT_NONE what is only reserved".to_owned(),
         },
-        (Some(0), Some(ram)) if g.accountable && g.max_len_bytes > ram.saturating_add(host.swap_bytes.unwrap_or(0)) => sure(
-            format!(
-                "one writable mapping of {} is more than RAM and swap together ({}), which vm.overcommit_memory 0 refuses",
-                units::bytes(g.max_len_bytes),
-                units::bytes(ram.saturating_add(host.swap_bytes.unwrap_or(0)))
-            ),
-            "reserve with PROT_NONE or MAP_NORESERVE and make parts writable as they are needed, or set vm.overcommit_memory to 1",
-        ),
+        (Some(0), Some(ram)) if g.accountable && g.max_len_bytes > ram.saturating_add(host.swap_bytes.unwrap_or(0)) => {
+            sure(
+                format!(
+                    "one writable mapping of {} is more than RAM and swap together ({}), which vm.overcommit_memory 0 refuses",
+                    units::bytes(g.max_len_bytes),
+                    units::bytes(ram.saturating_add(host.swap_bytes.unwrap_or(0)))
+                ),
+                "reserve with PROT_NONE or MAP_NORESERVE and make parts writable as they are needed, or set vm.overcommit_memory to 1",
+            )
+        }
         _ if g.max_len_bytes > g.largest_gap_bytes => sure(
-            format!("no gap of {} was free in the address space (largest: {})", units::bytes(g.max_len_bytes), units::bytes(g.largest_gap_bytes)),
+            format!(
+                "no gap of {} was free in the address space (largest: {})",
+                units::bytes(g.max_len_bytes),
+                units::bytes(g.largest_gap_bytes)
+            ),
             "ask for less at once: this is more than the virtual address space can hold",
         ),
         _ => Reason {
@@ -138,7 +144,8 @@ fn reason(joined: &Joined, g: &EnomemGroup) -> Reason {
                 units::bytes(at.mapped_bytes)
             ),
             confidence: Confidence::Low,
-            fix: "look at limits that were not recorded (a security module, a limit set after the recording began)".to_owned(),
+            fix: "look at limits that were not recorded (a security module, a limit set after the recording began)"
+                .to_owned(),
         },
     }
 }

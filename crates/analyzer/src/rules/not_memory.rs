@@ -1,7 +1,7 @@
 use super::common::{Doubt, main_ledger, not_checked, percent, probe_ran, ruled_out};
-use super::{Outcome, rule};
+use super::{Outcome, common, rule};
 use crate::context::Joined;
-use crate::model::{Confidence, Cost, Evidence, Finding, Fix, Ledger, LedgerCategory, LookAlike};
+use crate::model::{Confidence, Evidence, Finding, Fix, Ledger, LedgerCategory, LookAlike};
 use crate::units;
 
 /// Code of the rule; the verdict treats it as an answer of its own kind.
@@ -48,7 +48,13 @@ fn check(joined: &Joined) -> Outcome {
         return Outcome::RuledOut(ruled_out(
             CODE,
             CAUSE,
-            format!("memory took {} of the {}, {} took {}", percent(share), ledger.window.name, name(other), percent(other_ns as f64 / total as f64)),
+            format!(
+                "memory took {} of the {}, {} took {}",
+                percent(share),
+                ledger.window.name,
+                name(other),
+                percent(other_ns as f64 / total as f64)
+            ),
         ));
     }
     Outcome::Found(vec![finding(joined, ledger, other, memory)])
@@ -56,7 +62,10 @@ fn check(joined: &Joined) -> Outcome {
 
 /// Wall time that is memory's.
 pub(crate) fn memory_ns(ledger: &Ledger) -> i64 {
-    [LedgerCategory::Faults, LedgerCategory::MemoryCalls, LedgerCategory::GcStw].iter().map(|c| ledger.wall_ns(*c)).sum()
+    [LedgerCategory::Faults, LedgerCategory::MemoryCalls, LedgerCategory::GcStw]
+        .iter()
+        .map(|c| ledger.wall_ns(*c))
+        .sum()
 }
 
 /// The largest category that is neither memory nor unexplained.
@@ -98,7 +107,9 @@ fn advice(category: LedgerCategory) -> &'static str {
         LedgerCategory::FileIo => "look at the files and the disk: which file, which call",
         LedgerCategory::Network => "look at the other side of the connection: DNS, TLS, database, upstream",
         LedgerCategory::WaitingForClient => "nothing was asked of the service in this time",
-        LedgerCategory::WaitingForCpu => "look at CPU limits and throttling (cpu.stat, CFS quota) and at the neighbours",
+        LedgerCategory::WaitingForCpu => {
+            "look at CPU limits and throttling (cpu.stat, CFS quota) and at the neighbours"
+        }
         _ => "take a CPU profile of the window",
     }
 }
@@ -131,7 +142,7 @@ fn finding(joined: &Joined, ledger: &Ledger, other: LedgerCategory, memory: i64)
             units::duration(other_ns),
         ),
         pid: ledger.pid,
-        cost: Some(Cost { wall_ns: other_ns, window_ns: total, window: ledger.window.name.clone() }),
+        cost: Some(common::cost(ledger, other_ns)),
         confidence,
         confidence_reasons,
         location: None,

@@ -1,5 +1,5 @@
 use super::common::{Doubt, main_ledger, not_checked, percent, place, probe_ran, reclaim_look_alike, ruled_out};
-use super::{Outcome, rule};
+use super::{Outcome, common, rule};
 use crate::context::Joined;
 use crate::model::{
     ChurnGroup, Confidence, Cost, Evidence, Finding, Fix, LedgerCategory, LookAlike, NamedStack, TouchKind,
@@ -35,8 +35,7 @@ fn check(joined: &Joined) -> Outcome {
             return Outcome::RuledOut(not_checked(CODE, CAUSE, format!("the probe `{probe}` did not run")));
         }
     }
-    let found: Vec<Finding> =
-        joined.churn.groups.iter().filter(|g| is_churn(g)).map(|g| finding(joined, g)).collect();
+    let found: Vec<Finding> = joined.churn.groups.iter().filter(|g| is_churn(g)).map(|g| finding(joined, g)).collect();
     if !found.is_empty() {
         return Outcome::Found(found);
     }
@@ -69,9 +68,8 @@ fn finding(joined: &Joined, g: &ChurnGroup) -> Finding {
     }
     let (confidence, confidence_reasons) = doubt.finish();
     let cost = cost(joined, g);
-    let spent = cost.as_ref().map_or_else(String::new, |c| {
-        format!(", {} of the {}", units::duration(c.wall_ns), c.window)
-    });
+    let spent =
+        cost.as_ref().map_or_else(String::new, |c| format!(", {} of the {}", units::duration(c.wall_ns), c.window));
     let gap = g.median_gap_ns.map_or_else(String::new, |ns| format!(", {} later in the median", units::duration(ns)));
     Finding {
         code: CODE.to_owned(),
@@ -134,7 +132,12 @@ fn evidence(g: &ChurnGroup) -> Vec<Evidence> {
     vec![
         Evidence {
             what: "pages given back (and touched before)".to_owned(),
-            value: format!("{} in {} madvise calls, {}", units::count(g.released_pages), units::count(g.calls), units::duration(g.madvise_ns)),
+            value: format!(
+                "{} in {} madvise calls, {}",
+                units::count(g.released_pages),
+                units::count(g.calls),
+                units::duration(g.madvise_ns)
+            ),
             query: Some(format!(
                 "SELECT count(*), sum(len_bytes) / 4096, sum(dur) FROM 'CAPTURE/memory_calls/*.parquet' WHERE pid = {} AND call = 'madvise' AND prot_or_advice IN (4, 8)",
                 g.pid
@@ -142,7 +145,12 @@ fn evidence(g: &ChurnGroup) -> Vec<Evidence> {
         },
         Evidence {
             what: "faults on pages that had been given back".to_owned(),
-            value: format!("{}, {}, re-touch ratio {:.2}", units::count(g.refaults), units::duration(g.refault_ns), retouch(g)),
+            value: format!(
+                "{}, {}, re-touch ratio {:.2}",
+                units::count(g.refaults),
+                units::duration(g.refault_ns),
+                retouch(g)
+            ),
             query: None,
         },
     ]
@@ -156,11 +164,8 @@ fn cost(joined: &Joined, g: &ChurnGroup) -> Option<Cost> {
         .filter(|s| s.kind == Some(TouchKind::AnonRefault) && s.who == g.toucher)
         .map(|s| s.wall_ns)
         .sum();
-    let calls: i64 = joined
-        .shares_of(ledger, LedgerCategory::MemoryCalls)
-        .filter(|s| s.who == g.releaser)
-        .map(|s| s.wall_ns)
-        .sum();
+    let calls: i64 =
+        joined.shares_of(ledger, LedgerCategory::MemoryCalls).filter(|s| s.who == g.releaser).map(|s| s.wall_ns).sum();
     let wall_ns = faults + calls.min(g.madvise_ns);
-    Some(Cost { wall_ns, window_ns: ledger.total_ns(), window: ledger.window.name.clone() })
+    Some(common::cost(ledger, wall_ns))
 }

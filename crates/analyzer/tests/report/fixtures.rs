@@ -362,7 +362,7 @@ fn first_touch_finding() -> Finding {
                 they were mapped 1.2 s earlier by `cache.Open` (store.go:52)."
             .into(),
         pid: 4711,
-        cost: Some(Cost { wall_ns: 212 * MS, window_ns: 286 * MS, window: "first request".into() }),
+        cost: Some(Cost { wall_ns: 212 * MS, window_ns: 286 * MS, window: "first request".into(), recording_ns: 0 }),
         confidence: Confidence::High,
         confidence_reasons: vec![
             "100 % of the faults are charged to a replayed mapping, and the replay equals the kernel's map".into(),
@@ -441,7 +441,7 @@ pub(crate) fn first_touch() -> Analysis {
                 title: "Heap grows by mmap during GC".into(),
                 claim: "Between start and mark termination of 2 cycles the heap grew by 16 MiB in 4 mmap calls, all from `main.loadCatalog`.".into(),
                 pid: 4711,
-                cost: Some(Cost { wall_ns: 2_100 * US, window_ns: 286 * MS, window: "first request".into() }),
+                cost: Some(Cost { wall_ns: 2_100 * US, window_ns: 286 * MS, window: "first request".into(), recording_ns: 0 }),
                 confidence: Confidence::Medium,
                 confidence_reasons: vec!["4 calls are few".into()],
                 location: Some(location("main.loadCatalog", "/srv/shop/catalog.go", 77)),
@@ -550,7 +550,8 @@ pub(crate) fn churn() -> Analysis {
     finding.code = "purge-refault-churn".into();
     finding.title = "Purge–refault churn".into();
     finding.claim = "258,900 pages were given back by `main.(*janitor).run` (janitor.go:44) and 257,004 of them touched again, 8.1 times each.".into();
-    finding.cost = Some(Cost { wall_ns: 1_120 * MS, window_ns: 3_200 * MS, window: "whole capture".into() });
+    finding.cost =
+        Some(Cost { wall_ns: 1_120 * MS, window_ns: 3_200 * MS, window: "whole capture".into(), recording_ns: 0 });
     finding.location = Some(release.clone());
     finding.evidence =
         vec![Evidence { what: "refaults of pages given back".into(), value: "257,004".into(), query: None }];
@@ -667,7 +668,8 @@ pub(crate) fn unexplained() -> Analysis {
     };
     a.findings = vec![first_touch_finding(), first_touch_finding()];
     a.findings[0].confidence = Confidence::Low;
-    a.findings[0].cost = Some(Cost { wall_ns: 31 * MS, window_ns: 286 * MS, window: "first request".into() });
+    a.findings[0].cost =
+        Some(Cost { wall_ns: 31 * MS, window_ns: 286 * MS, window: "first request".into(), recording_ns: 0 });
     a.findings[0].location = None;
     a.findings[0].fix.gain_low_ns = None;
     a.ruled_out = vec![

@@ -20,8 +20,8 @@ pub(crate) fn run(args: &AnalyzeArgs) -> Result<Code, Failure> {
     let capture = Capture::open(&args.capture)?;
     let analysis = mtrace_analyzer::analyze(&capture, &JoinOptions { pid: args.pid }, &mut |step| progress.say(step));
     progress.say("writing the report");
-    let files = report::write(&analysis, &args.output, &ReportOptions::default())
-        .map_err(|e| Failure::new(Code::Input, e))?;
+    let files =
+        report::write(&analysis, &args.output, &ReportOptions::default()).map_err(|e| Failure::new(Code::Input, e))?;
     drop(progress);
     if args.json {
         text::out(&report::render_json(&analysis).map_err(|e| Failure::new(Code::Input, e))?);

@@ -18,7 +18,8 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<Code, Failure> 
 
 pub(crate) fn man(dir: &Path) -> Result<Code, Failure> {
     fs::create_dir_all(dir).map_err(|e| mtrace_formats::Error::io("create", dir, e))?;
-    clap_mangen::generate_to(Args::command(), dir).map_err(|e| mtrace_formats::Error::io("write man pages into", dir, e))?;
+    clap_mangen::generate_to(Args::command(), dir)
+        .map_err(|e| mtrace_formats::Error::io("write man pages into", dir, e))?;
     text::out(&text::clean(&dir.display().to_string()));
     Ok(Code::Success)
 }

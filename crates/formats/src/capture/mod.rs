@@ -9,7 +9,7 @@ mod reader;
 mod writer;
 
 pub use manifest::{
-    Account, BpfCost, ClockPair, FaultCost, Host, MANIFEST_FILE, Manifest, Problem, ProbeReport, ProbeStatus,
+    Account, BpfCost, ClockPair, FaultCost, Host, MANIFEST_FILE, Manifest, ProbeReport, ProbeStatus, Problem,
     RecorderCost, SCHEMA, SchemaVersion, SegmentInfo, State, Target, Window,
 };
 pub use pack::{is_packed, pack};

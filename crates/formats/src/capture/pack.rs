@@ -20,9 +20,8 @@ pub fn pack(capture: &Capture, out: &Path) -> Result<()> {
     let mut tmp = out.as_os_str().to_owned();
     tmp.push(".tmp");
     let tmp = Path::new(&tmp);
-    let result = write(capture, tmp).and_then(|()| {
-        fs::rename(tmp, out).map_err(|e| Error::io("rename into place", out, e))
-    });
+    let result =
+        write(capture, tmp).and_then(|()| fs::rename(tmp, out).map_err(|e| Error::io("rename into place", out, e)));
     if result.is_err() {
         let _ = fs::remove_file(tmp);
     }
@@ -30,11 +29,7 @@ pub fn pack(capture: &Capture, out: &Path) -> Result<()> {
 }
 
 fn write(capture: &Capture, tmp: &Path) -> Result<()> {
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .open(tmp)
-        .map_err(|e| Error::io("create", tmp, e))?;
+    let file = File::options().write(true).create_new(true).open(tmp).map_err(|e| Error::io("create", tmp, e))?;
     let io = |e| Error::io("write", tmp, e);
     let mut tar = tar::Builder::new(BufWriter::new(file));
     tar.mode(tar::HeaderMode::Deterministic);

@@ -39,9 +39,7 @@ impl CaptureWriter {
     pub fn create(dir: &Path) -> Result<Self> {
         match create_dir_private(dir) {
             Ok(()) => Ok(Self { dir: dir.to_path_buf(), tables: BTreeMap::new(), closed: Vec::new() }),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(Error::Exists { path: dir.to_path_buf() })
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::Exists { path: dir.to_path_buf() }),
             Err(e) => Err(Error::io("create the capture directory", dir, e)),
         }
     }
@@ -102,8 +100,8 @@ impl CaptureWriter {
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
         let tmp = self.dir.join("manifest.json.tmp");
         let path = self.dir.join(MANIFEST_FILE);
-        let text = serde_json::to_vec_pretty(manifest)
-            .map_err(|e| Error::io("encode", &path, std::io::Error::other(e)))?;
+        let text =
+            serde_json::to_vec_pretty(manifest).map_err(|e| Error::io("encode", &path, std::io::Error::other(e)))?;
         let mut file = create_file_private(&tmp)?;
         file.write_all(&text).and_then(|()| file.sync_data()).map_err(|e| Error::io("write", &tmp, e))?;
         fs::rename(&tmp, &path).map_err(|e| Error::io("rename into place", &path, e))
@@ -343,4 +341,3 @@ fn create_file_private(path: &Path) -> Result<File> {
     }
     options.open(path).map_err(|e| Error::io("create", path, e))
 }
-
