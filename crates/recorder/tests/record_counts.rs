@@ -198,6 +198,8 @@ fn a_ring_that_is_too_small_loses_rows_and_accounts_for_each() {
     r.assert_accounts_balance();
     let lost = r.account("faults").lost["ring_full"];
     assert!(lost > 0);
+    let without_stack = r.rows::<Fault>().iter().filter(|f| f.stack_id.is_none()).count() as u64;
+    assert_eq!(without_stack, r.account("faults").incomplete.values().sum::<u64>());
     assert!(r.rows::<Loss>().iter().all(|l| l.dur > 0 && l.count > 0));
 }
 

@@ -136,6 +136,26 @@ fn a_process_that_takes_the_name_later_is_recorded_too() {
 }
 
 #[test]
+fn a_launched_command_can_be_left_running() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    let target = TargetSpec::Launch { argv: vec![known.into(), "loop".into()] };
+    let mut options = Options::new(target, dir.path().join("left.mtrace"));
+    options.duration = Some(Duration::from_millis(300));
+    options.leave_running = true;
+    let summary = record(&options, &no_stop(), &mut |_| {}).unwrap();
+    assert_eq!((summary.end_reason.as_str(), summary.exit_status), ("duration", None));
+    let capture = Capture::open(&options.output).unwrap();
+    let pid = nix::unistd::Pid::from_raw(capture.manifest.targets[0].pid.cast_signed());
+    // Our child: it is alive, and ours to end.
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::wait::waitpid(pid, None).unwrap();
+}
+
+#[test]
 fn a_launched_command_is_ended_with_the_recording_and_its_end_is_recorded() {
     if !bpf_works() {
         return;

@@ -5,7 +5,7 @@ table! {
     pub struct FileRow("files") {
         /// Number of the file in this capture.
         file_id: u32 = Plain,
-        /// Device, major << 20 | minor as the kernel keeps it (`s_dev`).
+        /// Device as in `maps` and stat(2): `08:01` is 0x801.
         dev: u64 = Dictionary,
         /// Inode number.
         inode: u64 = Plain,

@@ -3,7 +3,7 @@ use crate::table;
 table! {
     /// One frame of a deduplicated stack.
     ///
-    /// Stacks are walked by frame pointers. A stack is written once, with the segment in which it was first seen.
+    /// Stacks are walked by frame pointers; the caller of an innermost function without a frame is added where unwind tables tell. A stack is written once, with the segment in which it was first seen.
     pub struct Frame("frames") {
         /// Number of the stack in this capture.
         stack_id: u32 = Dictionary,

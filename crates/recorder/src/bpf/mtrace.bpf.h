@@ -200,7 +200,7 @@ static __always_inline u64 return_address_on_top(struct scratch *s, u32 image)
 	return word;
 }
 
-/* Walks the frame pointers from bp, sends the stack if it is new, and returns its hash; 0 if there is none.
+/* Walks the frame pointers from bp, sends the stack if it is new, and returns its hash or why there is none.
  *
  * Our own walk instead of bpf_get_stack: it reads many frames at once, hashes on the way and needs no callchain
  * buffer. A frame pointer may point to a lower address than the one before: Go's systemstack changes from the thread's
@@ -212,10 +212,8 @@ static __always_inline u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u
 	u32 n = 1, seen = 1;
 	u64 h, at, ret, next;
 
-	if (!s || !ip || ip >= TASK_SIZE_MAX) {
-		count(MT_STACK_UNREADABLE);
-		return 0;
-	}
+	if (!s || !ip || ip >= TASK_SIZE_MAX)
+		return MT_NO_STACK_UNREADABLE;
 	s->reading_user_memory = 1;
 	s->stack.top = open_window(s, sp & ~7ULL) ? return_address_on_top(s, image) : 0;
 	s->stack.ips[0] = ip;
@@ -244,8 +242,8 @@ static __always_inline u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u
 		bp = next;
 	}
 	s->reading_user_memory = 0;
-	if (!h)
-		h = 1;
+	if (h <= MT_NO_STACK_LOST)
+		h = MT_NO_STACK_LOST + 1;
 	if (h == s->last_stack)
 		return h;
 	if (bpf_map_lookup_elem(&seen_stacks, &h)) {
@@ -256,13 +254,20 @@ static __always_inline u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u
 	fill_header(&s->stack.h, MT_STACK, n, pid_tgid, image, 0);
 	s->stack.hash = h;
 	n &= MT_MAX_FRAMES;
-	if (bpf_ringbuf_output(&ring, &s->stack, __builtin_offsetof(struct mt_stack, ips) + n * 8, wakeup_flag())) {
-		count(MT_STACK_LOST);
-		return 0;
-	}
+	if (bpf_ringbuf_output(&ring, &s->stack, __builtin_offsetof(struct mt_stack, ips) + n * 8, wakeup_flag()))
+		return MT_NO_STACK_LOST;
 	/* After sending: a stack that is not marked is only sent again, a marked one that was not sent is lost. */
 	bpf_map_update_elem(&seen_stacks, &h, &seen, BPF_ANY);
 	return h;
+}
+
+/* For a record that is sent: a part of it may be missing. */
+static __always_inline void count_stack(u64 stack)
+{
+	if (stack == MT_NO_STACK_UNREADABLE)
+		count(MT_STACK_UNREADABLE);
+	else if (stack == MT_NO_STACK_LOST)
+		count(MT_STACK_LOST);
 }
 
 static __always_inline bool is_user_mode(u64 cs)

@@ -40,6 +40,12 @@ struct mt_stack {
 	u64 ips[MT_MAX_FRAMES + 1]; /* one spare: the verifier wants a power of two */
 };
 
+/* Instead of a stack's hash. */
+enum mt_no_stack {
+	MT_NO_STACK_UNREADABLE = 0,
+	MT_NO_STACK_LOST = 1,
+};
+
 #define MT_FILE_NAME 64
 
 /* detail: length of the name without its NUL. */
@@ -138,7 +144,9 @@ struct mt_refusal {
 	u64 limit_memlock;
 };
 
-/* Counters of a probe: one array of u64 per CPU. The first ones mean the same for every probe. */
+/* Counters of a probe: one array of u64 per CPU. The first ones mean the same for every probe:
+ * MT_SEEN is the sum of the records sent and of RING_FULL, NO_STATE and OVER_LIMIT; the STACK_ ones and NO_START are
+ * records that were sent with a part missing. */
 enum mt_counter {
 	MT_SEEN = 0,
 	MT_RING_FULL = 1,

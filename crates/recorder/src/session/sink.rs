@@ -89,9 +89,10 @@ impl Sink {
         Ok(())
     }
 
-    /// The number of the stack with this hash; 0 is "no stack", which the kernel side has counted.
+    /// The number of the stack with this hash; 0 and 1 are "no stack" (`enum mt_no_stack`), which the kernel side has
+    /// counted.
     pub(crate) fn stack_id(&mut self, hash: u64, probe: &dyn Probe) -> Option<u32> {
-        if hash == 0 {
+        if hash <= 1 {
             return None;
         }
         let id = self.stacks.id(hash);

@@ -81,7 +81,6 @@ static __always_inline int on_end(struct bpf_perf_event_data *ctx, u16 detail)
 
 		if (!t)
 			return 0;
-		count(MT_NO_START);
 		now = bpf_ktime_get_ns();
 		at = (struct start){ .image = t->image, .ts = now, .addr = addr, .ip = ip };
 	}
@@ -97,6 +96,9 @@ static __always_inline int on_end(struct bpf_perf_event_data *ctx, u16 detail)
 	r = RESERVE(struct mt_fault);
 	if (!r)
 		return 0;
+	if (!(detail & MT_FAULT_HAS_START))
+		count(MT_NO_START);
+	count_stack(stack);
 	fill_header(&r->h, MT_FAULT, detail, pid_tgid, at.error_code, at.ts);
 	r->dur = now - at.ts;
 	r->addr = at.addr;

@@ -148,6 +148,7 @@ int BPF_PROG(memory_exit, struct pt_regs *regs, long ret)
 	r = RESERVE(struct mt_memory_call);
 	if (!r)
 		return 0;
+	count_stack(c->stack);
 	fill_header(&r->h, MT_MEMORY_CALL, nr, pid_tgid, c->has_file, c->ts);
 	r->dur = now - c->ts;
 	r->ret = ret;
