@@ -1,7 +1,7 @@
 //! From findings to the one sentence at the top. "Not memory" and "unexplained" are answers like any other.
 
 use crate::context::Joined;
-use crate::model::{Confidence, Finding, Ledger, LedgerCategory, Verdict, VerdictKind};
+use crate::model::{Confidence, Finding, Ledger, LedgerCategory, TouchKind, Verdict, VerdictKind};
 use crate::{rules, units};
 
 /// A cause that takes less of the window than this does not make the headline by its cost.
@@ -11,6 +11,37 @@ const UNEXPLAINED_SHARE: f64 = 0.5;
 
 /// Chooses the verdict. `findings` are ranked already.
 pub(crate) fn choose(joined: &Joined, findings: &[Finding]) -> Verdict {
+    let mut verdict = answer(joined, findings);
+    if let Some(killed) = killed(joined) {
+        verdict.sentence = format!("{killed} {}", verdict.sentence);
+        verdict.confidence = verdict.confidence.min(Confidence::Medium);
+        verdict.confidence_reasons.push(
+            "the target was killed: what led to that weighs more than what made it slow, and an OOM kill is recorded only as far as the cgroup's own counter shows it"
+                .to_owned(),
+        );
+    }
+    verdict
+}
+
+/// Says that a target was killed, and whether its cgroup counted an OOM kill.
+fn killed(joined: &Joined) -> Option<String> {
+    const SIGKILL: i32 = 9;
+    let target = joined.targets.iter().find(|t| t.exit_status.is_some_and(|s| s & 0x7f == SIGKILL))?;
+    let kills = joined.samples.iter().filter(|s| s.key.contains("oom_kill") && !s.key.contains("disable"));
+    let kills: Vec<u64> = kills.filter_map(|s| s.value).collect();
+    let oom = kills.iter().max().zip(kills.iter().min()).is_some_and(|(max, min)| max > min);
+    Some(format!(
+        "Process {} was killed by SIGKILL{}.",
+        target.pid,
+        if oom {
+            ": its cgroup counted an OOM kill"
+        } else {
+            ", by whom is not in the capture (look for an OOM kill in the kernel log)"
+        }
+    ))
+}
+
+fn answer(joined: &Joined, findings: &[Finding]) -> Verdict {
     let ledger = joined.ledgers.iter().find(|l| l.total_ns() > 0);
     if let Some(f) = findings.iter().find(|f| f.code != rules::NOT_MEMORY && makes_headline(f)) {
         return from_finding(VerdictKind::Memory, f);
@@ -74,64 +105,110 @@ fn from_finding(kind: VerdictKind, f: &Finding) -> Verdict {
 }
 
 fn unexplained(joined: &Joined, ledger: &Ledger) -> Verdict {
-    let ns = ledger.wall_ns(LedgerCategory::Unexplained);
+    let row = ledger.rows.iter().find(|r| r.category == LedgerCategory::Unexplained);
+    let ns = row.map_or(0, |r| r.wall_ns);
+    let why = row.and_then(|r| r.top.clone()).unwrap_or_else(|| "no thread of the process was seen".to_owned());
     let mut reasons = vec![format!(
         "the rest of the {} is accounted for: {}",
         ledger.window.name,
         units::duration(ledger.total_ns() - ns)
     )];
+    let gaps = rules::gaps(joined);
+    let confidence = if gaps.is_empty() { Confidence::Medium } else { Confidence::Low };
+    reasons.extend(gaps);
     reasons.extend(joined.trust.not_checked.iter().cloned());
     Verdict {
         kind: VerdictKind::Unexplained,
         sentence: format!(
-            "Unexplained: {} of {} of the {} passed without a page fault, memory call, file or network call or running thread that was recorded.",
+            "Unexplained: in {} of {} of the {} the process's critical thread did nothing that was recorded ({why}).",
             units::duration(ns),
             units::duration(ledger.total_ns()),
             ledger.window.name
         ),
         action: Some(
-            "Record again with every probe (`mtrace doctor` says what this host allows), and look at what the capture cannot see: the hypervisor, CPU throttling, the other side of a connection."
+            "Look at what the process waited for: other processes of the capture, a timer, a lock; then at what no capture sees: the hypervisor, CPU throttling, the other side of a connection. `mtrace doctor` says which probes this host lacks."
                 .to_owned(),
         ),
-        confidence: if joined.trust.losses.is_empty() { Confidence::Medium } else { Confidence::Low },
+        confidence,
         confidence_reasons: reasons,
         finding: None,
     }
 }
 
-/// A window that no single cause dominates.
+/// A window that no rule explains: says what took most of it all the same.
 fn nothing(joined: &Joined, ledger: &Ledger, findings: &[Finding]) -> Verdict {
+    let total = ledger.total_ns();
     let memory = rules::memory_ns(ledger);
+    let dominant = memory as f64 >= HEADLINE_SHARE * total as f64;
     let mut sentence = format!(
-        "No memory cause dominates: page faults, memory calls and stop-the-world took {} of {} of the {}.",
+        "{}: page faults, memory calls and stop-the-world took {} of {} of the {}.",
+        if dominant {
+            "Memory takes a large part, but no single cause that mtrace knows"
+        } else {
+            "No memory cause dominates"
+        },
         units::duration(memory),
-        units::duration(ledger.total_ns()),
+        units::duration(total),
         ledger.window.name
     );
+    if dominant {
+        sentence.push_str(&largest_faults(joined, ledger));
+    } else if let Some(r) = ledger.rows.iter().find(|r| r.category != LedgerCategory::Unexplained) {
+        sentence.push_str(&format!(
+            " The largest part: {}, {}.",
+            units::category(r.category),
+            units::duration(r.wall_ns)
+        ));
+    }
     if let Some(f) = findings.first() {
         sentence.push_str(&format!(" The largest finding: {}.", f.claim));
     }
-    let (confidence, reason) = if joined.trust.losses.is_empty() && joined.capture.complete {
-        (Confidence::Medium, "everything that was asked for was recorded, and nothing was lost")
+    let gaps = rules::gaps(joined);
+    let (confidence, reasons) = if gaps.is_empty() && joined.trust.damage.is_empty() {
+        (Confidence::Medium, vec!["everything that was asked for was recorded, and nothing was lost".to_owned()])
     } else {
-        (Confidence::Low, "the recording has losses or did not come to its end")
+        (Confidence::Low, gaps.into_iter().chain(joined.trust.damage.iter().take(3).cloned()).collect())
     };
     Verdict {
-        kind: VerdictKind::NothingFound,
+        kind: if dominant { VerdictKind::Memory } else { VerdictKind::NothingFound },
         sentence,
         action: None,
         confidence,
-        confidence_reasons: vec![reason.to_owned()],
+        confidence_reasons: reasons,
         finding: None,
     }
+}
+
+/// The kind of fault with the largest share of the window, and who is behind it.
+fn largest_faults(joined: &Joined, ledger: &Ledger) -> String {
+    let Some(share) = joined.shares_of(ledger, LedgerCategory::Faults).max_by_key(|s| s.wall_ns) else {
+        return String::new();
+    };
+    let kind = match share.kind {
+        Some(TouchKind::AnonFirstTouch) => "first touches of anonymous memory",
+        Some(TouchKind::AnonRefault) => "faults on pages given back before",
+        Some(TouchKind::CopyOnWrite) => "copies on write",
+        Some(TouchKind::FileMinor) => "faults on file pages in the page cache",
+        Some(TouchKind::FileMajor) => "file pages that had to be read (major faults)",
+        Some(TouchKind::AnonMajor) => "pages read back from swap (major faults)",
+        Some(TouchKind::Unknown) | None => "faults on memory that the replay does not know",
+    };
+    let who =
+        share.who.as_ref().map_or_else(String::new, |w| format!(" in `{}`", units::location(w).replace('`', "'")));
+    format!(" Most of it: {} {kind}{who}, {}.", units::count(share.count), units::duration(share.wall_ns))
 }
 
 fn no_window(joined: &Joined) -> Verdict {
     Verdict {
         kind: VerdictKind::NothingFound,
-        sentence: "Nothing to explain: the capture holds no events of a target.".to_owned(),
+        sentence: if joined.capture.complete {
+            "Nothing to explain: the capture holds no events of a target.".to_owned()
+        } else {
+            "Nothing can be said: the recorder was killed before it had closed a segment with events.".to_owned()
+        },
         action: Some(
-            "Check that the target ran during the recording, and what `mtrace doctor` says about this host.".to_owned(),
+            "Record again: `mtrace doctor` says what this host allows, and with `--segment-interval 1s` a kill costs less."
+                .to_owned(),
         ),
         confidence: Confidence::Low,
         confidence_reasons: joined.trust.damage.clone(),

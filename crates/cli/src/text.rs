@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 
 /// Makes control characters visible, so that a comm or a path cannot steer the terminal.
 pub(crate) fn clean(text: &str) -> String {
@@ -15,9 +15,15 @@ pub(crate) fn clean(text: &str) -> String {
         .collect()
 }
 
-/// Prints to standard output. A closed pipe (`mtrace … | head`) is not an error.
-pub(crate) fn out(text: &str) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
+/// Prints to standard output. A closed pipe (`mtrace … | head`) is not an error, a full disk is.
+pub(crate) fn out(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Code::Input, format!("failed to write to standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints to standard error.

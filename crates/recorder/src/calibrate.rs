@@ -17,10 +17,12 @@ use crate::probes::wire::Reader;
 use crate::ring::{Config, SharedMaps};
 use crate::session::Loaded;
 
-/// Pages that one round touches.
-const PAGES: usize = 2048;
-/// Rounds of each kind; the quickest one counts, because everything that disturbs makes a round slower.
-const ROUNDS: usize = 4;
+/// Pages that one round touches: few milliseconds, so that some rounds fall into quiet moments of a busy host.
+const PAGES: usize = 1024;
+/// Times that the probe is attached and detached again, so that both kinds of rounds see the same conditions.
+const PASSES: usize = 3;
+/// Rounds of each kind in a pass; the quickest one of all counts, because everything that disturbs makes it slower.
+const ROUNDS: usize = 6;
 /// Holds the records of a round several times over.
 const RING_BYTES: usize = 1 << 20;
 
@@ -31,10 +33,6 @@ const RING_BYTES: usize = 1 << 20;
 pub(crate) fn fault_cost(probe: &'static dyn Probe) -> Result<FaultCost, String> {
     let mut looper = Looper::start().map_err(|e| format!("failed to start the calibration loop: {e}"))?;
     let ask = |looper: &mut Looper| looper.round().map_err(|e| format!("the calibration loop ended early: {e}"));
-    let mut untraced = i64::MAX;
-    for _ in 0..ROUNDS {
-        untraced = untraced.min(ask(&mut looper)?);
-    }
     let shared = SharedMaps::create(RING_BYTES).map_err(|e| e.to_string())?;
     shared.configure(&Config { next_image: 2, ..Config::default() }).map_err(|e| e.to_string())?;
     let mut loaded = Loaded::load(probe, &shared)?;
@@ -53,17 +51,24 @@ pub(crate) fn fault_cost(probe: &'static dyn Probe) -> Result<FaultCost, String>
     })
     .map_err(|e| e.to_string())?;
     let ring = ring.build().map_err(|e| e.to_string())?;
-    loaded.attach()?;
     shared.add_target(looper.pid, 1, false).map_err(|e| e.to_string())?;
+    let mut untraced = i64::MAX;
     let mut best: Option<(i64, i64, i64)> = None;
-    for _ in 0..ROUNDS {
-        seen.set((0, 0));
-        let recorded = ask(&mut looper)?;
-        ring.consume().map_err(|e| e.to_string())?;
-        let (n, sum) = seen.get();
-        if n >= PAGES as i64 && best.is_none_or(|(quickest, ..)| recorded < quickest) {
-            best = Some((recorded, n, sum));
+    for _ in 0..PASSES {
+        for _ in 0..ROUNDS {
+            untraced = untraced.min(ask(&mut looper)?);
         }
+        loaded.attach()?;
+        for _ in 0..ROUNDS {
+            seen.set((0, 0));
+            let recorded = ask(&mut looper)?;
+            ring.consume().map_err(|e| e.to_string())?;
+            let (n, sum) = seen.get();
+            if n >= PAGES as i64 && best.is_none_or(|(quickest, ..)| recorded < quickest) {
+                best = Some((recorded, n, sum));
+            }
+        }
+        loaded.detach();
     }
     let (recorded, n, sum) = best.ok_or_else(|| format!("expected {PAGES} faults in a round, saw fewer"))?;
     let pages = PAGES as i64;
@@ -89,11 +94,9 @@ impl Looper {
                 drop((ask_write, answer_read));
                 child(&ask_read, &answer_write)
             }
-            pid => Ok(Self {
-                pid: pid.unsigned_abs(),
-                ask: Some(File::from(ask_write)),
-                answer: File::from(answer_read),
-            }),
+            pid => {
+                Ok(Self { pid: pid.unsigned_abs(), ask: Some(File::from(ask_write)), answer: File::from(answer_read) })
+            }
         }
     }
 

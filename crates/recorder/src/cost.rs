@@ -116,9 +116,7 @@ pub fn run_stats(program: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     let mut info: libbpf_sys::bpf_prog_info = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&info) as u32;
     // SAFETY: pointer and length describe `info`.
-    let r = unsafe {
-        libbpf_sys::bpf_obj_get_info_by_fd(program.as_raw_fd(), (&raw mut info).cast(), &mut len)
-    };
+    let r = unsafe { libbpf_sys::bpf_obj_get_info_by_fd(program.as_raw_fd(), (&raw mut info).cast(), &mut len) };
     if r != 0 {
         return Err(io::Error::from_raw_os_error(r.abs()));
     }

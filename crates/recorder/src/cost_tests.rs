@@ -55,7 +55,6 @@ fn tiny_program() -> io::Result<OwnedFd> {
 
 #[test]
 fn runs_of_a_program_are_counted_while_statistics_are_on() {
-
     let program = match tiny_program() {
         Ok(p) => p,
         Err(e) => {
@@ -77,7 +76,13 @@ fn runs_of_a_program_are_counted_while_statistics_are_on() {
     let fd = program.as_raw_fd();
     // SAFETY: the value is a descriptor of the stated size.
     let r = unsafe {
-        libc::setsockopt(b.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_BPF, (&raw const fd).cast(), size_of_val(&fd) as u32)
+        libc::setsockopt(
+            b.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_BPF,
+            (&raw const fd).cast(),
+            size_of_val(&fd) as u32,
+        )
     };
     assert_eq!(r, 0, "{}", io::Error::last_os_error());
     for _ in 0..10 {

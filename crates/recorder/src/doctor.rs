@@ -144,13 +144,9 @@ fn kernel(f: &HostFacts) -> Check {
             "never tried below 5.15: single probes may fail to load",
             "record, and read in the report which probes ran; or use Linux 5.15 or newer",
         ),
-        Some(_) => Check::bad(
-            name,
-            CheckStatus::Missing,
-            found,
-            "too old: no BPF ring buffer",
-            "use Linux 5.15 or newer",
-        ),
+        Some(_) => {
+            Check::bad(name, CheckStatus::Missing, found, "too old: no BPF ring buffer", "use Linux 5.15 or newer")
+        }
         None => Check::bad(
             name,
             CheckStatus::Degraded,

@@ -82,13 +82,19 @@ fn each_fact_has_its_own_complaint() {
 #[test]
 fn privileges_are_judged_by_capability_and_not_by_uid() {
     let bit = |c: Capability| 1u64 << c as u8;
-    let with = |caps: u64| complaints(|f| {
-        f.uid = 1000;
-        f.capabilities = Some(caps);
-    });
-    let fine = bit(Capability::Bpf) | bit(Capability::Perfmon) | bit(Capability::SysPtrace) | bit(Capability::DacReadSearch);
+    let with = |caps: u64| {
+        complaints(|f| {
+            f.uid = 1000;
+            f.capabilities = Some(caps);
+        })
+    };
+    let fine =
+        bit(Capability::Bpf) | bit(Capability::Perfmon) | bit(Capability::SysPtrace) | bit(Capability::DacReadSearch);
     assert_eq!(with(fine | bit(Capability::Syslog)), []);
-    assert_eq!(with(bit(Capability::Bpf) | bit(Capability::Perfmon) | bit(Capability::Syslog)), one("privileges", CheckStatus::Degraded));
+    assert_eq!(
+        with(bit(Capability::Bpf) | bit(Capability::Perfmon) | bit(Capability::Syslog)),
+        one("privileges", CheckStatus::Degraded)
+    );
     assert_eq!(with(0)[0], ("privileges".to_owned(), CheckStatus::Missing));
 }
 
@@ -110,11 +116,13 @@ fn a_refused_bpf_names_the_likely_refuser() {
 
 #[test]
 fn locked_memory_matters_before_5_11_only() {
-    let old = |limit, caps| complaints(|f| {
-        f.host.kernel_release = "5.8.0".into();
-        f.memlock_limit_bytes = Some(limit);
-        f.capabilities = Some(caps);
-    });
+    let old = |limit, caps| {
+        complaints(|f| {
+            f.host.kernel_release = "5.8.0".into();
+            f.memlock_limit_bytes = Some(limit);
+            f.capabilities = Some(caps);
+        })
+    };
     let without = !(1 << Capability::SysResource as u8);
     let named = |c: Vec<(String, CheckStatus)>| c.iter().any(|c| c.0 == "locked memory");
     assert!(named(old(Some(64 << 10), without)));
@@ -129,7 +137,10 @@ fn names_are_unique_and_texts_are_one_line() {
     let names: BTreeSet<_> = checks.iter().map(|c| c.name.clone()).collect();
     assert_eq!(names.len(), checks.len());
     for c in &checks {
-        assert!(!c.found.is_empty() && !c.means.is_empty() && !format!("{}{}", c.found, c.means).contains('\n'), "{c:?}");
+        assert!(
+            !c.found.is_empty() && !c.means.is_empty() && !format!("{}{}", c.found, c.means).contains('\n'),
+            "{c:?}"
+        );
     }
 }
 
@@ -137,7 +148,14 @@ fn names_are_unique_and_texts_are_one_line() {
 fn this_host_is_judged() {
     let facts = HostFacts::gather();
     for c in diagnose(&facts) {
-        eprintln!("{:9} {:16} {}: {}{}", c.status, c.name, c.found, c.means, c.fix.map_or(String::new(), |f| format!("; {f}")));
+        eprintln!(
+            "{:9} {:16} {}: {}{}",
+            c.status,
+            c.name,
+            c.found,
+            c.means,
+            c.fix.map_or(String::new(), |f| format!("; {f}"))
+        );
     }
     let checks = diagnose(&facts);
     let bpf = checks.iter().find(|c| c.name == "bpf(2)").unwrap();

@@ -33,7 +33,10 @@ fn system_calls_are_really_tried() {
     eprintln!("bpf map {:?}, ring buffer {:?}, perf event {:?}", f.bpf_map, f.bpf_ringbuf, f.perf_event);
     // EINVAL would mean that the attributes are laid out wrongly; a refusal is EPERM or ENOSYS.
     for trial in [f.bpf_map, f.bpf_ringbuf, f.perf_event] {
-        assert!(trial.works() || matches!(trial, SyscallTrial::Fails(libc::EPERM | libc::EACCES | libc::ENOSYS)), "{trial:?}");
+        assert!(
+            trial.works() || matches!(trial, SyscallTrial::Fails(libc::EPERM | libc::EACCES | libc::ENOSYS)),
+            "{trial:?}"
+        );
     }
     // The trial tells a refusal from a success.
     assert_eq!(try_map(0xffff, 4, 4, 1), SyscallTrial::Fails(libc::EINVAL));

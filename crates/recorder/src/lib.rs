@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use mtrace_formats::capture::{Account, Problem, ProbeReport, RecorderCost};
+use mtrace_formats::capture::{Account, ProbeReport, Problem, RecorderCost};
 
 pub use error::{Error, ErrorKind};
 
@@ -135,11 +135,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// If recording could not begin (then no capture is left behind), or the manifest could not be written at the end.
-pub fn record(
-    options: &Options,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(&Progress),
-) -> Result<Summary, Error> {
+pub fn record(options: &Options, stop: &AtomicBool, progress: &mut dyn FnMut(&Progress)) -> Result<Summary, Error> {
     session::run(options, stop, progress)
 }
 

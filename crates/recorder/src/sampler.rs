@@ -25,9 +25,27 @@ use parse::pressure_totals;
 
 /// The essentials of /proc/meminfo: what pressure, page cache, anonymous memory and commit accounting need.
 const MEMINFO: &[&str] = &[
-    "MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SwapCached", "Active", "Inactive", "SwapTotal",
-    "SwapFree", "Dirty", "Writeback", "AnonPages", "Mapped", "Shmem", "Slab", "SReclaimable", "PageTables",
-    "CommitLimit", "Committed_AS", "AnonHugePages",
+    "MemTotal",
+    "MemFree",
+    "MemAvailable",
+    "Buffers",
+    "Cached",
+    "SwapCached",
+    "Active",
+    "Inactive",
+    "SwapTotal",
+    "SwapFree",
+    "Dirty",
+    "Writeback",
+    "AnonPages",
+    "Mapped",
+    "Shmem",
+    "Slab",
+    "SReclaimable",
+    "PageTables",
+    "CommitLimit",
+    "Committed_AS",
+    "AnonHugePages",
 ];
 
 /// How much of the time the rare readings may take together: one part in this many.
@@ -246,7 +264,9 @@ impl Sampler {
         for resource in ["cpu", "memory", "io"] {
             let ts = monotonic_ns();
             match fs::read_to_string(format!("/proc/pressure/{resource}")) {
-                Ok(text) => push_pressure(Rows { ts, source: SampleSource::HostPressure, pid: None, out }, resource, &text),
+                Ok(text) => {
+                    push_pressure(Rows { ts, source: SampleSource::HostPressure, pid: None, out }, resource, &text)
+                }
                 Err(e) => self.problem(&format!(
                     "/proc/pressure/{resource} cannot be read ({e}): no pressure samples; PSI needs CONFIG_PSI and, \
                      where it is off by default, psi=1 on the kernel command line"
@@ -297,7 +317,9 @@ impl Sampler {
                 return;
             }
             Err(e) => {
-                self.problem(&format!("smaps_rollup of a target cannot be read ({e}): run as root or with CAP_SYS_PTRACE"));
+                self.problem(&format!(
+                    "smaps_rollup of a target cannot be read ({e}): run as root or with CAP_SYS_PTRACE"
+                ));
                 return;
             }
         };

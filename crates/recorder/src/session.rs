@@ -48,11 +48,7 @@ const PROGRESS_INTERVAL_NS: i64 = 200_000_000;
 const MAX_CLOCKS: usize = 64;
 
 /// Runs a recording.
-pub(crate) fn run(
-    options: &Options,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(&Progress),
-) -> Result<Summary, Error> {
+pub(crate) fn run(options: &Options, stop: &AtomicBool, progress: &mut dyn FnMut(&Progress)) -> Result<Summary, Error> {
     let mut session = start::start(options)?;
     let reason = session.record(stop, progress);
     session.wind_down(progress);
@@ -320,11 +316,7 @@ impl Session<'_> {
     fn progress(&self) -> Progress {
         let sink = self.sink.borrow();
         let rows = sink.writer.rows_written();
-        let lost = self
-            .probes
-            .iter()
-            .map(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe)))
-            .sum();
+        let lost = self.probes.iter().map(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe))).sum();
         Progress {
             elapsed: self.began.elapsed(),
             targets: self.processes.alive().len(),

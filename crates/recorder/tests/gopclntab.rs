@@ -6,12 +6,7 @@
 //! Toolchains: `MTRACE_TEST_GO` (paths of `go`, separated by colons), else `go`
 //! on PATH, else those under `$XDG_CACHE_HOME/mtrace`.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    missing_docs
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, missing_docs)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -95,24 +90,14 @@ const VARIANTS: [(&str, &[&str]); 4] = [
 ];
 
 fn works(go: &Path) -> bool {
-    Command::new(go)
-        .arg("version")
-        .env("GOTOOLCHAIN", "local")
-        .output()
-        .is_ok_and(|output| output.status.success())
+    Command::new(go).arg("version").env("GOTOOLCHAIN", "local").output().is_ok_and(|output| output.status.success())
 }
 
 fn toolchains() -> Vec<PathBuf> {
     if let Some(list) = std::env::var_os("MTRACE_TEST_GO") {
-        let listed: Vec<PathBuf> = std::env::split_paths(&list)
-            .filter(|path| !path.as_os_str().is_empty())
-            .collect();
+        let listed: Vec<PathBuf> = std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect();
         for go in &listed {
-            assert!(
-                works(go),
-                "MTRACE_TEST_GO names {}, which does not run `go version`",
-                go.display()
-            );
+            assert!(works(go), "MTRACE_TEST_GO names {}, which does not run `go version`", go.display());
         }
         return listed;
     }
@@ -125,27 +110,15 @@ fn toolchains() -> Vec<PathBuf> {
         .unwrap_or_default()
         .join("mtrace");
     let children = |dir: &Path| -> Vec<PathBuf> {
-        let mut found: Vec<_> = std::fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .collect();
+        let mut found: Vec<_> =
+            std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         found.sort();
         found
     };
-    let is_go = |path: &PathBuf| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("go"))
-    };
+    let is_go = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("go"));
     let top: Vec<PathBuf> = children(&cache).into_iter().filter(is_go).collect();
     let nested = top.iter().flat_map(|dir| children(dir));
-    top.iter()
-        .cloned()
-        .chain(nested)
-        .map(|dir| dir.join("bin/go"))
-        .filter(|go| go.is_file() && works(go))
-        .collect()
+    top.iter().cloned().chain(nested).map(|dir| dir.join("bin/go")).filter(|go| go.is_file() && works(go)).collect()
 }
 
 struct Built {
@@ -158,35 +131,16 @@ impl Built {
     fn new(go: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("main.go"), PROGRAM).unwrap();
-        let built = Self {
-            go: go.to_path_buf(),
-            version: String::new(),
-            dir,
-        };
-        let version = String::from_utf8(
-            built
-                .go_command(&["env", "GOVERSION"])
-                .output()
-                .unwrap()
-                .stdout,
-        )
-        .unwrap();
-        let built = Self {
-            version: version.trim().to_string(),
-            ..built
-        };
+        let built = Self { go: go.to_path_buf(), version: String::new(), dir };
+        let version = String::from_utf8(built.go_command(&["env", "GOVERSION"]).output().unwrap().stdout).unwrap();
+        let built = Self { version: version.trim().to_string(), ..built };
         for (name, flags) in VARIANTS {
             let out = built.path(name);
             let mut args = vec!["build", "-o", out.to_str().unwrap()];
             args.extend(flags);
             args.push("main.go");
             let output = built.go_command(&args).output().unwrap();
-            assert!(
-                output.status.success(),
-                "{} {name}: {}",
-                built.version,
-                String::from_utf8_lossy(&output.stderr)
-            );
+            assert!(output.status.success(), "{} {name}: {}", built.version, String::from_utf8_lossy(&output.stderr));
         }
         built
     }
@@ -194,11 +148,7 @@ impl Built {
     fn go_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.go);
         command.args(args).current_dir(self.dir.path());
-        command
-            .env("GOTOOLCHAIN", "local")
-            .env("CGO_ENABLED", "0")
-            .env("GO111MODULE", "off")
-            .env("GOFLAGS", "");
+        command.env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0").env("GO111MODULE", "off").env("GOFLAGS", "");
         command
     }
 
@@ -207,19 +157,12 @@ impl Built {
     }
 
     fn open(&self, variant: &str) -> GoBinary {
-        GoBinary::open(&self.path(variant))
-            .unwrap()
-            .expect("a Go program")
+        GoBinary::open(&self.path(variant)).unwrap().expect("a Go program")
     }
 }
 
 fn piped(mut command: Command, input: String) -> String {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().unwrap();
@@ -242,29 +185,16 @@ fn abbreviated(name: &str) -> String {
 /// Text symbols by address; several names may share one.
 fn nm(built: &Built, variant: &str) -> BTreeMap<u64, Vec<String>> {
     let path = built.path(variant);
-    let output = built
-        .go_command(&["tool", "nm", path.to_str().unwrap()])
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "go tool nm: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = built.go_command(&["tool", "nm", path.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "go tool nm: {}", String::from_utf8_lossy(&output.stderr));
     let mut symbols: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for line in String::from_utf8(output.stdout).unwrap().lines() {
         let mut words = line.trim_start().splitn(3, ' ');
-        let (Some(addr), Some("T" | "t"), Some(name)) = (words.next(), words.next(), words.next())
-        else {
+        let (Some(addr), Some("T" | "t"), Some(name)) = (words.next(), words.next(), words.next()) else {
             continue;
         };
-        let name = name
-            .trim_end_matches(".abi0")
-            .trim_end_matches(".abiinternal");
-        symbols
-            .entry(u64::from_str_radix(addr, 16).unwrap())
-            .or_default()
-            .push(abbreviated(name));
+        let name = name.trim_end_matches(".abi0").trim_end_matches(".abiinternal");
+        symbols.entry(u64::from_str_radix(addr, 16).unwrap()).or_default().push(abbreviated(name));
     }
     symbols
 }
@@ -275,9 +205,7 @@ fn sample_pcs(go: &GoBinary) -> Vec<u64> {
     for index in 0..go.functions() {
         let function = go.lookup(go.function(index).unwrap().0).unwrap();
         let size = function.end - function.entry;
-        pcs.extend(
-            [0, size / 4, size / 2, size * 3 / 4, size - 1].map(|within| function.entry + within),
-        );
+        pcs.extend([0, size / 4, size / 2, size * 3 / 4, size - 1].map(|within| function.entry + within));
     }
     pcs.dedup();
     pcs
@@ -290,34 +218,23 @@ fn check_names(built: &Built, variant: &str, oracle: &str) {
     for index in 0..go.functions() {
         let (entry, name) = go.function(index).unwrap();
         // Markers of the linker (`runtime.text` …) share addresses.
-        let Some(names) = symbols.get(&entry) else {
-            panic!("{variant}: {name} at {entry:#x} is no text symbol")
-        };
-        assert!(
-            names.contains(&abbreviated(&name)),
-            "{variant}: {entry:#x} is {names:?}, table says {name}"
-        );
+        let Some(names) = symbols.get(&entry) else { panic!("{variant}: {name} at {entry:#x} is no text symbol") };
+        assert!(names.contains(&abbreviated(&name)), "{variant}: {entry:#x} is {names:?}, table says {name}");
         seen += 1;
     }
     assert!(seen > 1000, "{variant}: only {seen} functions");
     // And the other way: no Go function of the symbol table is missing.
-    for (addr, names) in symbols.iter().filter(|(_, names)| {
-        names
-            .iter()
-            .any(|name| name.starts_with("main.") || name.starts_with("runtime.gc"))
-    }) {
+    for (addr, names) in symbols
+        .iter()
+        .filter(|(_, names)| names.iter().any(|name| name.starts_with("main.") || name.starts_with("runtime.gc")))
+    {
         if names.iter().all(|name| name.ends_with("text")) {
             continue;
         }
-        let found = go
-            .lookup(*addr)
-            .unwrap_or_else(|| panic!("{variant}: {names:?} not found"));
+        let found = go.lookup(*addr).unwrap_or_else(|| panic!("{variant}: {names:?} not found"));
         assert_eq!(found.entry, *addr, "{variant}: {names:?}");
     }
-    eprintln!(
-        "{} {variant}: {seen} names and entries agree with go tool nm",
-        built.version
-    );
+    eprintln!("{} {variant}: {seen} names and entries agree with go tool nm", built.version);
 }
 
 fn check_lines(built: &Built, variant: &str, oracle: &str) {
@@ -325,10 +242,7 @@ fn check_lines(built: &Built, variant: &str, oracle: &str) {
     let pcs = sample_pcs(&go);
     let path = built.path(oracle);
     let input: String = pcs.iter().map(|pc| format!("{pc:#x}\n")).collect();
-    let output = piped(
-        built.go_command(&["tool", "addr2line", path.to_str().unwrap()]),
-        input,
-    );
+    let output = piped(built.go_command(&["tool", "addr2line", path.to_str().unwrap()]), input);
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines.len(), 2 * pcs.len());
     if lines.chunks(2).all(|pair| pair[1].starts_with('?')) {
@@ -341,52 +255,20 @@ fn check_lines(built: &Built, variant: &str, oracle: &str) {
     for (pc, expected) in pcs.iter().zip(lines.chunks(2)) {
         let function = go.lookup(*pc).unwrap();
         let inner = &function.frames[0];
-        let found = format!(
-            "{}:{}",
-            inner.file.as_deref().unwrap_or("?"),
-            inner.line.unwrap_or(0)
-        );
+        let found = format!("{}:{}", inner.file.as_deref().unwrap_or("?"), inner.line.unwrap_or(0));
         // What it prints for padding behind a function and for C functions.
-        let want = if expected[1] == "?" || expected[1].starts_with(':') {
-            "?:0"
-        } else {
-            expected[1]
-        };
-        assert_eq!(
-            found,
-            want,
-            "{variant}: {pc:#x} in {:?}",
-            function.physical()
-        );
+        let want = if expected[1] == "?" || expected[1].starts_with(':') { "?:0" } else { expected[1] };
+        assert_eq!(found, want, "{variant}: {pc:#x} in {:?}", function.physical());
     }
-    eprintln!(
-        "{} {variant}: {} positions agree with go tool addr2line",
-        built.version,
-        pcs.len()
-    );
+    eprintln!("{} {variant}: {} positions agree with go tool addr2line", built.version, pcs.len());
 }
 
 /// Frames by DWARF: function and line, innermost first.
 fn dwarf_frames(path: &Path, pcs: &[u64]) -> Option<HashMap<u64, Vec<(String, u32)>>> {
     let mut command = Command::new("llvm-symbolizer");
-    command
-        .args([
-            "--inlines",
-            "--functions=linkage",
-            "--no-demangle",
-            "--output-style=GNU",
-            "--obj",
-        ])
-        .arg(path);
-    let binutils = Command::new("addr2line")
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !Command::new("llvm-symbolizer")
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success())
-    {
+    command.args(["--inlines", "--functions=linkage", "--no-demangle", "--output-style=GNU", "--obj"]).arg(path);
+    let binutils = Command::new("addr2line").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !Command::new("llvm-symbolizer").arg("--version").output().is_ok_and(|output| output.status.success()) {
         if !binutils {
             return None;
         }
@@ -404,44 +286,22 @@ fn dwarf_frames(path: &Path, pcs: &[u64]) -> Option<HashMap<u64, Vec<(String, u3
             continue;
         }
         // DWARF keeps the linker's names of wrappers between the two ABIs.
-        let name = pair[0]
-            .trim_end_matches(".abi0")
-            .trim_end_matches(".abiinternal");
-        let line = pair[1]
-            .rsplit(':')
-            .next()
-            .unwrap()
-            .split(' ')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap_or(0);
+        let name = pair[0].trim_end_matches(".abi0").trim_end_matches(".abiinternal");
+        let line = pair[1].rsplit(':').next().unwrap().split(' ').next().unwrap().parse().unwrap_or(0);
         frames.last_mut().unwrap().push((abbreviated(name), line));
     }
     frames.pop();
-    assert_eq!(
-        frames.len(),
-        pcs.len(),
-        "answers of the DWARF reader are out of step"
-    );
+    assert_eq!(frames.len(), pcs.len(), "answers of the DWARF reader are out of step");
     Some(pcs.iter().copied().zip(frames).collect())
 }
 
 fn chain(function: &Function) -> Vec<(String, u32)> {
-    function
-        .frames
-        .iter()
-        .map(|frame| (abbreviated(&frame.name), frame.line.unwrap_or(0)))
-        .collect()
+    function.frames.iter().map(|frame| (abbreviated(&frame.name), frame.line.unwrap_or(0))).collect()
 }
 
 fn check_inlines(built: &Built, variant: &str, oracle: &str) {
     let go = built.open(variant);
-    assert!(
-        go.has_inlines(),
-        "{} {variant}: no inline trees",
-        built.version
-    );
+    assert!(go.has_inlines(), "{} {variant}: no inline trees", built.version);
     let pcs = sample_pcs(&go);
     let Some(dwarf) = dwarf_frames(&built.path(oracle), &pcs) else {
         eprintln!("skipped: inlined calls of {variant}: neither llvm-symbolizer nor addr2line");
@@ -451,10 +311,7 @@ fn check_inlines(built: &Built, variant: &str, oracle: &str) {
     for pc in pcs {
         let (found, expected) = (chain(&go.lookup(pc).unwrap()), &dwarf[&pc]);
         // Padding has no DWARF function; generated code may have no line.
-        if expected
-            .iter()
-            .any(|(name, line)| name == "??" || *line == 0)
-        {
+        if expected.iter().any(|(name, line)| name == "??" || *line == 0) {
             continue;
         }
         compared += 1;
@@ -465,10 +322,7 @@ fn check_inlines(built: &Built, variant: &str, oracle: &str) {
             different.push((pc, found, expected.clone()));
         }
     }
-    assert!(
-        compared > 5000 && inlined > 500,
-        "{variant}: {compared} compared, {inlined} with inlined calls"
-    );
+    assert!(compared > 5000 && inlined > 500, "{variant}: {compared} compared, {inlined} with inlined calls");
     let share = f64::from(equal) / compared as f64;
     eprintln!(
         "{} {variant}: {equal} of {compared} call chains equal DWARF ({inlined} with inlined calls); first difference {:?}",
@@ -477,15 +331,8 @@ fn check_inlines(built: &Built, variant: &str, oracle: &str) {
     );
     // Equal from Go 1.21 on. Go 1.19 has a few wrappers whose inlined method
     // has a place in the table and none in DWARF (`<autogenerated>`).
-    let least = if built.version.starts_with("go1.19") {
-        0.999
-    } else {
-        1.0
-    };
-    assert!(
-        share >= least,
-        "{variant}: only {equal} of {compared} equal"
-    );
+    let least = if built.version.starts_with("go1.19") { 0.999 } else { 1.0 };
+    assert!(share >= least, "{variant}: only {equal} of {compared} equal");
 }
 
 #[test]
@@ -497,37 +344,19 @@ fn agrees_with_independent_readers() {
     for go in toolchains {
         let built = Built::new(&go);
         for (variant, _) in VARIANTS {
-            let oracle = if variant.starts_with("pie") {
-                "pie"
-            } else {
-                "plain"
-            };
+            let oracle = if variant.starts_with("pie") { "pie" } else { "plain" };
             let binary = built.open(variant);
-            assert_eq!(
-                binary.go_version().as_deref(),
-                Some(built.version.as_str()),
-                "{variant}"
-            );
+            assert_eq!(binary.go_version().as_deref(), Some(built.version.as_str()), "{variant}");
             check_names(&built, variant, oracle);
             check_lines(&built, variant, oracle);
             check_inlines(&built, variant, oracle);
             let entries = binary.entries_of(&PROBED);
-            let missing: Vec<_> = PROBED
-                .iter()
-                .zip(&entries)
-                .filter(|(_, entry)| entry.is_none())
-                .collect();
-            eprintln!(
-                "{} {variant}: probe functions missing: {missing:?}",
-                built.version
-            );
+            let missing: Vec<_> = PROBED.iter().zip(&entries).filter(|(_, entry)| entry.is_none()).collect();
+            eprintln!("{} {variant}: probe functions missing: {missing:?}", built.version);
             assert!(missing.is_empty(), "{variant}: {missing:?}");
             for (name, entry) in PROBED.iter().zip(entries) {
                 let entry = entry.unwrap();
-                assert_eq!(
-                    binary.lookup(entry).unwrap().physical().unwrap().name,
-                    *name
-                );
+                assert_eq!(binary.lookup(entry).unwrap().physical().unwrap().name, *name);
                 assert!(binary.file_offset(entry).is_some());
             }
             assert_eq!(binary.entry_of("main.noSuchFunction"), None);
@@ -543,12 +372,7 @@ fn check_without_sections(built: &Built, variant: &str) {
     let mut bytes = std::fs::read(built.path(variant)).unwrap();
     bytes[40..48].fill(0);
     bytes[58..64].fill(0);
-    let (whole, cut) = (
-        built.open(variant),
-        GoBinary::from_bytes(bytes)
-            .unwrap()
-            .expect("found by its magic number"),
-    );
+    let (whole, cut) = (built.open(variant), GoBinary::from_bytes(bytes).unwrap().expect("found by its magic number"));
     assert_eq!(cut.functions(), whole.functions());
     assert_eq!(cut.go_version(), whole.go_version());
     for index in (0..whole.functions()).step_by(13) {
@@ -567,10 +391,7 @@ fn image_of(path: &Path, build_id: Option<String>, inode: u64) -> ImageMaps {
         build_id,
         ..ExecMapping::default()
     };
-    ImageMaps {
-        mappings: vec![mapping],
-        root: None,
-    }
+    ImageMaps { mappings: vec![mapping], root: None }
 }
 
 /// Names by file offset for a program that runs no longer; none for a file
@@ -580,28 +401,16 @@ fn check_symbolizer(built: &Built, variant: &str) {
     let entry = go.entry_of("main.physical").unwrap();
     let offset = go.file_offset(entry).unwrap();
     let ips = [
-        Ip {
-            addr: 0x7000_0000_0000 + offset,
-            kind: IpKind::Exact,
-        },
-        Ip {
-            addr: 0x7000_0000_0000 + offset + 1,
-            kind: IpKind::Return,
-        },
-        Ip {
-            addr: 0x6000_0000_0000,
-            kind: IpKind::Exact,
-        },
+        Ip { addr: 0x7000_0000_0000 + offset, kind: IpKind::Exact },
+        Ip { addr: 0x7000_0000_0000 + offset + 1, kind: IpKind::Return },
+        Ip { addr: 0x6000_0000_0000, kind: IpKind::Exact },
     ];
     let mut symbolizer = Symbolizer::new();
     let rows = symbolizer.resolve(&image_of(&path, build_id_hex(&path), 0), &ips);
     for row in &rows[..2] {
         let physical = row.last().unwrap();
         assert_eq!(&*physical.function, "main.physical", "{variant}");
-        assert_eq!(
-            (physical.source, physical.function_addr),
-            (SymbolSource::Pclntab, Some(entry))
-        );
+        assert_eq!((physical.source, physical.function_addr), (SymbolSource::Pclntab, Some(entry)));
     }
     assert_eq!(rows[2][0].source, SymbolSource::Unresolved);
     let replaced = symbolizer.resolve(&image_of(&path, Some("00ff".into()), 0), &ips[..1]);
@@ -610,11 +419,7 @@ fn check_symbolizer(built: &Built, variant: &str) {
     symbolizer.resolve(&image_of(&path, None, 0), &ips[..1]);
     let stats = symbolizer.stats();
     assert_eq!(stats.resolved[&SymbolSource::Pclntab], 2);
-    let reasons = [
-        (Unresolved::NoMapping, 1),
-        (Unresolved::FileReplaced, 2),
-        (Unresolved::Unverifiable, 1),
-    ];
+    let reasons = [(Unresolved::NoMapping, 1), (Unresolved::FileReplaced, 2), (Unresolved::Unverifiable, 1)];
     assert_eq!(stats.unresolved, reasons.into_iter().collect());
 }
 
@@ -638,11 +443,7 @@ fn exercise(bytes: Vec<u8>) -> bool {
     let _ = (go.go_version(), go.entry_of("runtime.gcMarkTermination"));
     for index in (0..go.functions()).step_by(go.functions() / 40 + 1) {
         if let Some((entry, _)) = go.function(index) {
-            let _ = (
-                go.lookup(entry),
-                go.lookup(entry.wrapping_add(40)),
-                go.file_offset(entry),
-            );
+            let _ = (go.lookup(entry), go.lookup(entry.wrapping_add(40)), go.file_offset(entry));
         }
     }
     true
@@ -654,22 +455,15 @@ fn check_damaged(built: &Built) {
     for variant in ["stripped", "pie-stripped"] {
         let intact = std::fs::read(built.path(variant)).unwrap();
         let magic = [0xf0_u8, 0xf1].iter().find_map(|last| {
-            intact
-                .windows(8)
-                .position(|raw| raw[..4] == [*last, 0xff, 0xff, 0xff] && raw[4..] == [0, 0, 1, 8])
+            intact.windows(8).position(|raw| raw[..4] == [*last, 0xff, 0xff, 0xff] && raw[4..] == [0, 0, 1, 8])
         });
         let table = magic.expect("a table");
         for seed in 1..=ROUNDS {
             let mut random = Random(seed * 0x9e37_79b9_7f4a_7c15);
             let mut bytes = intact.clone();
             // Headers, the table's header, its index and records, all the rest.
-            let (start, len) = [
-                (0, 64),
-                (0, 4096),
-                (table + 8, 64),
-                (table, intact.len() - table),
-                (0, intact.len()),
-            ][random.below(5)];
+            let (start, len) = [(0, 64), (0, 4096), (table + 8, 64), (table, intact.len() - table), (0, intact.len())]
+                [random.below(5)];
             for _ in 0..=random.below(64) {
                 let at = start + random.below(len);
                 bytes[at] = [0, 0xff, 0x80, 0x7f, random.below(256) as u8][random.below(5)];
@@ -681,15 +475,8 @@ fn check_damaged(built: &Built) {
             survived += usize::from(exercise(bytes));
         }
     }
-    eprintln!(
-        "{}: {} damaged programs read, {survived} still had a table",
-        built.version,
-        2 * ROUNDS
-    );
-    assert!(
-        survived > 50,
-        "the damage is too coarse to reach the tables"
-    );
+    eprintln!("{}: {} damaged programs read, {survived} still had a table", built.version, 2 * ROUNDS);
+    assert!(survived > 50, "the damage is too coarse to reach the tables");
 }
 
 #[test]

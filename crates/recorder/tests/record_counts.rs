@@ -180,8 +180,7 @@ fn nothing_is_lost_at_full_speed_and_memory_and_disk_stay_small() {
     let faults = r.rows::<Fault>();
     let writes = faults.iter().filter(|f| f.error_code == Some(6)).count();
     assert!(writes >= pages, "{writes} of {pages}");
-    let bytes: u64 =
-        r.capture.manifest.segments.iter().filter(|s| s.table == "faults").map(|s| s.bytes).sum();
+    let bytes: u64 = r.capture.manifest.segments.iter().filter(|s| s.table == "faults").map(|s| s.bytes).sum();
     let per_fault = bytes as f64 / faults.len() as f64;
     eprintln!("{per_fault:.2} bytes per fault, cost {:?}", r.summary.cost);
     assert!(per_fault <= 6.0, "{per_fault} bytes per fault");

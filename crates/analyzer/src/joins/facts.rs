@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mtrace_formats::capture::{Capture, Manifest, ProbeStatus, State, Target};
-use mtrace_formats::tables::{Loss, LossReason, ProcessEvent, ProcessEventKind};
+use mtrace_formats::tables::{ProcessEvent, ProcessEventKind};
 
 use crate::load::{NONE, Tables};
 use crate::model::{CaptureFacts, ProbeFact, ProcessFact, TouchKind, Trust};
@@ -112,7 +112,16 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
     let m = &capture.manifest;
     let mut damage = tables.damage.clone();
     damage.append(&mut replay.problems);
-    damage.extend(m.problems.iter().map(|p| p.what.clone()));
+    for a in &m.accounts {
+        let read = tables.rows.iter().find(|(table, _)| *table == a.table).map_or(0, |(_, n)| *n);
+        // `process_events` also holds rows that user space added.
+        if m.state == State::Complete && read > a.written && a.table != "process_events" {
+            damage.push(format!(
+                "table `{}` has {read} rows, the recorder wrote {}: a segment is there twice, or comes from elsewhere",
+                a.table, a.written
+            ));
+        }
+    }
     let charged = tables.faults.iter().filter(|f| f.touch != TouchKind::Unknown && f.mapping != NONE).count();
     let timed = tables.faults.iter().filter(|f| f.dur >= 0).count();
     let all = tables.faults.len() as u64;
@@ -120,7 +129,7 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
     let not_checked = not_checked(m, tables, replay);
     Trust {
         replay: std::mem::take(&mut replay.certificates),
-        losses: losses(&tables.losses),
+        losses: losses(m, tables),
         probes: m.probes.iter().map(probe).collect(),
         accounts: accounts(m),
         damage,
@@ -158,15 +167,30 @@ fn accounts(m: &Manifest) -> Vec<(String, u64, u64, u64)> {
     m.accounts.iter().map(|a| (a.probe.clone(), a.seen, a.written, lost(a))).collect()
 }
 
-fn losses(rows: &[Loss]) -> Vec<(String, String, u64, i64, i64)> {
-    let mut by: BTreeMap<(&str, LossReason), (u64, i64, i64)> = BTreeMap::new();
-    for l in rows {
+/// Losses by probe and reason, with the stretch in which they fell. What only the accounts know (the table could not be
+/// written, segments could not be read) is added for the whole capture.
+fn losses(m: &Manifest, tables: &Tables) -> Vec<(String, String, u64, i64, i64)> {
+    const UNREADABLE: &str = "segment_unreadable";
+    let mut by: BTreeMap<(&str, &str), (u64, i64, i64)> = BTreeMap::new();
+    for l in &tables.losses {
         let end = l.ts + l.dur;
-        let e = by.entry((&l.probe, l.reason)).or_insert((0, l.ts, end));
+        let e = by.entry((&l.probe, l.reason.name())).or_insert((0, l.ts, end));
         *e = (e.0.saturating_add(l.count), e.1.min(l.ts), e.2.max(end));
     }
+    let (start, end) = span(m, tables);
+    for a in &m.accounts {
+        for (reason, lost) in a.lost.iter().chain(&a.incomplete) {
+            let e = by.entry((&a.probe, reason)).or_insert((0, start, end));
+            e.0 = e.0.max(*lost);
+        }
+        let read = tables.rows.iter().find(|(table, _)| *table == a.table).map_or(0, |(_, n)| *n);
+        if m.state == State::Complete && read < a.written {
+            by.insert((&a.probe, UNREADABLE), (a.written - read, start, end));
+        }
+    }
+    by.retain(|_, (n, ..)| *n > 0);
     by.into_iter()
-        .map(|((probe, reason), (n, first, last))| (probe.to_owned(), reason.name().to_owned(), n, first, last))
+        .map(|((probe, reason), (n, first, last))| (probe.to_owned(), reason.to_owned(), n, first, last))
         .collect()
 }
 
@@ -177,6 +201,7 @@ fn not_checked(m: &Manifest, tables: &Tables, replay: &Replay) -> Vec<String> {
         let how = if p.status == ProbeStatus::Absent { "did not run" } else { "ran in part" };
         out.push(format!("the probe `{}` {how}: {hides}", p.name));
     }
+    out.extend(m.problems.iter().map(|p| format!("the recorder says: {}", p.what)));
     if m.state == State::Recording {
         out.push("the accounting of losses: the recorder did not come to its end".to_owned());
     }

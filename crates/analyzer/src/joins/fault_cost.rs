@@ -12,14 +12,22 @@ use super::ledger::Split;
 use crate::model::{LedgerCategory, LedgerRow};
 use crate::units;
 
+/// More than this, per fault, is no measurement of entering and leaving the kernel but of a busy host.
+const MAX_AROUND_NS: i64 = 1_500;
+/// Likewise for recording a fault.
+const MAX_RECORDING_NS: i64 = 5_000;
+
 /// Moves on-CPU time of a window to its faults and to the recorder.
 pub(crate) fn charge(split: &mut Split, cost: FaultCost) {
     let faults = row(split, LedgerCategory::Faults).and_then(|r| r.count).unwrap_or(0);
     let on_cpu = split.ledger.wall_ns(LedgerCategory::OnCpu);
     let faults_signed = i64::try_from(faults).unwrap_or(i64::MAX);
-    let around = cost.untraced_ns.saturating_sub(cost.service_ns).max(0).saturating_mul(faults_signed);
-    let recording =
-        cost.recorded_ns.saturating_sub(cost.untraced_ns.max(cost.service_ns)).max(0).saturating_mul(faults_signed);
+    let around = cost.untraced_ns.saturating_sub(cost.service_ns).clamp(0, MAX_AROUND_NS).saturating_mul(faults_signed);
+    let recording = cost
+        .recorded_ns
+        .saturating_sub(cost.untraced_ns.max(cost.service_ns))
+        .clamp(0, MAX_RECORDING_NS)
+        .saturating_mul(faults_signed);
     let all = around.saturating_add(recording);
     if faults == 0 || on_cpu <= 0 || all == 0 {
         return;

@@ -36,6 +36,15 @@ fn manifest() -> Manifest {
     m
 }
 
+/// The accounts as a recorder writes them: all that was seen is there.
+fn settle_accounts(w: &CaptureWriter, m: &mut Manifest) {
+    let rows = w.rows_written();
+    for a in &mut m.accounts {
+        a.written = rows.get(a.table.as_str()).copied().unwrap_or(0);
+        a.seen = a.written;
+    }
+}
+
 /// exec at 10 ms, a heap mapped at 20, a client at 100, a request at 110 that touches 1,000 pages until 150, of which
 /// the last hundred had been given back, and a response at 160.
 fn service() -> Dir {
@@ -82,6 +91,7 @@ fn service() -> Dir {
         symbols.into_iter().for_each(|s| w.push(s).unwrap());
     }
     let mut m = manifest();
+    settle_accounts(&w, &mut m);
     w.roll(&mut m).unwrap();
     dir
 }
@@ -172,6 +182,7 @@ fn a_process_that_never_answers_is_looked_at_as_a_whole() {
     w.push(mmap(20 * MS, 10, HEAP, 10 * PAGE, 3, 1)).unwrap();
     w.push(event(500 * MS, 10, 10, ProcessEventKind::Exit, None)).unwrap();
     let mut m = manifest();
+    settle_accounts(&w, &mut m);
     w.roll(&mut m).unwrap();
     let j = joined(&dir);
     let l = &j.ledgers[0];

@@ -37,20 +37,16 @@ impl Doubt {
         self.reasons.push(reason.into());
     }
 
-    /// Looks at the accounting of a probe.
+    /// Looks at what is missing of a probe's events.
     pub(super) fn accounting(&mut self, joined: &Joined, probe: &str) {
-        let lost: u64 = joined.trust.accounts.iter().filter(|(p, ..)| p == probe).map(|(.., lost)| lost).sum();
-        let seen: u64 = joined.trust.accounts.iter().filter(|(p, ..)| p == probe).map(|(_, seen, ..)| seen).sum();
-        if !joined.capture.complete {
-            self.at_most(Confidence::Medium, "the recorder was killed: its final accounting is missing");
-        } else if lost == 0 {
-            self.supported(format!("{} events of `{probe}` seen, none lost", units::count(seen)));
-        } else {
-            let level = if lost * 100 > seen { Confidence::Low } else { Confidence::Medium };
-            self.at_most(
-                level,
-                format!("{} of {} events of `{probe}` were lost", units::count(lost), units::count(seen)),
-            );
+        match missing(joined, probe) {
+            Missing::Nothing { seen } => {
+                self.supported(format!("{} events of `{probe}` seen, none lost", units::count(seen)))
+            }
+            Missing::Some { .. } | Missing::Unknown { .. } => {
+                let level = if is_thin(joined, probe) { Confidence::Low } else { Confidence::Medium };
+                self.at_most(level, missing_text(joined, probe).unwrap_or_default());
+            }
         }
     }
 
@@ -100,9 +96,70 @@ pub(super) fn percent(ratio: f64) -> String {
     units::share(ratio, 1.0)
 }
 
-/// "Ruled out", after having looked.
-pub(super) fn ruled_out(code: &str, cause: &str, why: impl Into<String>) -> RuledOut {
-    RuledOut { code: code.to_owned(), cause: cause.to_owned(), why: why.into(), checked: true }
+/// Events of a probe that the analysis does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// All that the kernel side saw were read.
+    Nothing {
+        /// Events seen.
+        seen: u64,
+    },
+    /// Lost by the recorder, or in segments that could not be read.
+    Some {
+        /// How many.
+        missing: u64,
+        /// Of how many.
+        seen: u64,
+    },
+    /// The recorder was killed before it could tell.
+    Unknown {
+        /// Rows that were read.
+        rows: u64,
+    },
+}
+
+/// Compares what was seen in the kernel with the rows that were read; the name of a probe is that of its table.
+pub(super) fn missing(joined: &Joined, probe: &str) -> Missing {
+    let rows = joined.capture.rows.iter().find(|(table, _)| table == probe).map_or(0, |(_, n)| *n);
+    if !joined.capture.complete {
+        return Missing::Unknown { rows };
+    }
+    let seen = joined.trust.accounts.iter().find(|(p, ..)| p == probe).map_or(rows, |(_, seen, ..)| *seen);
+    if rows >= seen { Missing::Nothing { seen } } else { Missing::Some { missing: seen - rows, seen } }
+}
+
+/// What is missing, in plain words.
+pub(super) fn missing_text(joined: &Joined, probe: &str) -> Option<String> {
+    match missing(joined, probe) {
+        Missing::Nothing { .. } => None,
+        Missing::Some { missing, seen } => {
+            Some(format!("{} of {} events of `{probe}` are missing", units::count(missing), units::count(seen)))
+        }
+        Missing::Unknown { rows } => Some(format!(
+            "the recorder was killed: {} events of `{probe}` were read, how many are missing is not known",
+            units::count(rows)
+        )),
+    }
+}
+
+/// True if so much is missing that the absence of something means nothing.
+pub(super) fn is_thin(joined: &Joined, probe: &str) -> bool {
+    match missing(joined, probe) {
+        Missing::Nothing { .. } => false,
+        Missing::Some { missing, seen } => missing.saturating_mul(100) > seen,
+        Missing::Unknown { rows } => rows == 0,
+    }
+}
+
+/// "Ruled out", after having looked at the events of `probes`; "not checked" if some of them are missing.
+pub(super) fn ruled_out(joined: &Joined, code: &str, cause: &str, why: impl Into<String>, probes: &[&str]) -> RuledOut {
+    let mut why = why.into();
+    let gaps: Vec<String> = probes.iter().filter_map(|p| missing_text(joined, p)).collect();
+    for gap in &gaps {
+        why.push_str("; but ");
+        why.push_str(gap);
+    }
+    RuledOut { code: code.to_owned(), cause: cause.to_owned(), why, checked: gaps.is_empty() }
 }
 
 /// "Could not be checked".

@@ -56,9 +56,11 @@ fn check(joined: &Joined) -> Outcome {
             .map(|g| in_window(g, window))
             .fold((0, 0), |(n, ns), (gn, gns)| (n + gn, ns + gns));
         return Outcome::RuledOut(ruled_out(
+            joined,
             CODE,
             CAUSE,
             format!("{} first-touch faults in the {window}, {} in all", units::count(n), units::duration(ns)),
+            &["faults"],
         ));
     }
     Outcome::Found(found)
@@ -88,6 +90,17 @@ fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Findi
     let mut doubt = Doubt::new();
     doubt.accounting(joined, "faults");
     doubt.fault_coverage(joined);
+    let charged = ledger.wall_ns(LedgerCategory::Faults);
+    if let Some(larger) = ledger.rows.iter().find(|r| r.wall_ns > charged && r.category != LedgerCategory::Recorder) {
+        doubt.at_most(
+            Confidence::Medium,
+            format!(
+                "{} took more of the window: {}",
+                units::category(larger.category),
+                units::duration(larger.wall_ns)
+            ),
+        );
+    }
     if group.toucher.is_none() {
         doubt.at_most(Confidence::Medium, "the code that touched could not be named");
     }
@@ -121,7 +134,7 @@ fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Findi
 fn mapped_by(group: &FaultGroup) -> String {
     match &group.mapper {
         Some(_) => place(group.mapper.as_ref()),
-        None => "the program before the recording began, or by exec".to_owned(),
+        None => "code that is not known (before the recording, by exec, or without a stack)".to_owned(),
     }
 }
 
@@ -159,7 +172,7 @@ fn against(joined: &Joined, group: &FaultGroup, mean: i64) -> Vec<String> {
             units::count(group.pages)
         ));
     }
-    // A plain first touch takes 0.5 to 3 µs; the kernel facts in docs/measurements.md.
+    // A plain first touch of a 4 KiB page takes 0.5 to 3 µs, on a virtual machine too.
     if mean > 20_000 {
         out.push(format!("{} each is slow for a plain first touch: see the look-alikes", units::duration(mean)));
     }

@@ -60,7 +60,11 @@ fn check(joined: &Joined) -> Outcome {
             );
         }
     }
-    if found.is_empty() { Outcome::RuledOut(ruled_out(CODE, CAUSE, why)) } else { Outcome::Found(found) }
+    if found.is_empty() {
+        Outcome::RuledOut(ruled_out(joined, CODE, CAUSE, why, &["memory_calls", "gc_events"]))
+    } else {
+        Outcome::Found(found)
+    }
 }
 
 fn density(bytes: u64, ns: i64) -> f64 {

@@ -42,7 +42,13 @@ fn check(joined: &Joined) -> Outcome {
         .map(|g| finding(joined, g))
         .collect();
     if found.is_empty() {
-        return Outcome::RuledOut(ruled_out(CODE, CAUSE, "no call of the mmap family failed for want of memory"));
+        return Outcome::RuledOut(ruled_out(
+            joined,
+            CODE,
+            CAUSE,
+            "no call of the mmap family failed for want of memory",
+            &["memory_calls"],
+        ));
     }
     Outcome::Found(found)
 }

@@ -63,6 +63,11 @@ pub fn run(joined: &Joined) -> (Vec<Finding>, Vec<RuledOut>) {
     (findings, ruled_out)
 }
 
+/// What is missing of the probes that a verdict rests on, in plain words; empty if nothing is.
+pub(crate) fn gaps(joined: &Joined) -> Vec<String> {
+    ["faults", "memory_calls", "off_cpu"].iter().filter_map(|p| common::missing_text(joined, p)).collect()
+}
+
 /// The text of `docs/rules.md`.
 pub fn reference_markdown() -> String {
     let mut out = "# Rules\n\nGenerated from the docs in `crates/analyzer/src/rules/`; do not edit: \

@@ -36,16 +36,27 @@ fn check(joined: &Joined) -> Outcome {
         if !probe_ran(joined, probe) {
             return Outcome::RuledOut(not_checked(CODE, CAUSE, format!("the probe `{probe}` did not run")));
         }
+        if common::is_thin(joined, probe) {
+            let gap = common::missing_text(joined, probe).unwrap_or_default();
+            return Outcome::RuledOut(not_checked(CODE, CAUSE, gap));
+        }
     }
     let total = ledger.total_ns();
     let memory = memory_ns(ledger);
     let share = memory as f64 / total as f64;
     let Some(other) = other(ledger) else {
-        return Outcome::RuledOut(ruled_out(CODE, CAUSE, "no category other than memory has a share"));
+        return Outcome::RuledOut(ruled_out(
+            joined,
+            CODE,
+            CAUSE,
+            "no category other than memory has a share",
+            &["faults", "memory_calls", "off_cpu"],
+        ));
     };
     let other_ns = ledger.wall_ns(other);
     if share > MAX_MEMORY_SHARE || (other_ns as f64) < MIN_OTHER_SHARE * total as f64 {
         return Outcome::RuledOut(ruled_out(
+            joined,
             CODE,
             CAUSE,
             format!(
@@ -55,6 +66,7 @@ fn check(joined: &Joined) -> Outcome {
                 name(other),
                 percent(other_ns as f64 / total as f64)
             ),
+            &["faults", "memory_calls", "off_cpu"],
         ));
     }
     Outcome::Found(vec![finding(joined, ledger, other, memory)])

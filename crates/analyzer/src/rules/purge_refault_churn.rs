@@ -42,9 +42,11 @@ fn check(joined: &Joined) -> Outcome {
     let released: u64 = joined.churn.groups.iter().map(|g| g.released_pages).sum();
     let refaults: u64 = joined.churn.groups.iter().map(|g| g.refaults).sum();
     Outcome::RuledOut(ruled_out(
+        joined,
         CODE,
         CAUSE,
         format!("{} pages given back, {} faults on such pages", units::count(released), units::count(refaults)),
+        &["faults", "memory_calls"],
     ))
 }
 

@@ -15,22 +15,43 @@ pub(crate) fn run(args: &AnalyzeArgs) -> Result<Code, Failure> {
     // The output is tried first: nobody wants to wait for an analysis that cannot be written.
     fs::create_dir_all(&args.output)
         .map_err(|e| mtrace_formats::Error::io("create the report directory", &args.output, e))?;
+    quiet_decoder_panics();
     let progress = Progress::new();
     progress.say("reading the capture");
     let capture = Capture::open(&args.capture)?;
     let analysis = mtrace_analyzer::analyze(&capture, &JoinOptions { pid: args.pid }, &mut |step| progress.say(step));
+    if let Some(pid) = args.pid.filter(|pid| !analysis.capture.processes.iter().any(|p| p.pid == *pid)) {
+        let known: Vec<String> = analysis.capture.processes.iter().map(|p| p.pid.to_string()).collect();
+        return Err(Failure::new(
+            Code::Input,
+            format!("process {pid} is not in the capture; there are: {}", known.join(", ")),
+        ));
+    }
     progress.say("writing the report");
     let files =
         report::write(&analysis, &args.output, &ReportOptions::default()).map_err(|e| Failure::new(Code::Input, e))?;
     drop(progress);
     if args.json {
-        text::out(&report::render_json(&analysis).map_err(|e| Failure::new(Code::Input, e))?);
+        text::out(&report::render_json(&analysis).map_err(|e| Failure::new(Code::Input, e))?)?;
     } else {
         use std::io::IsTerminal as _;
-        text::out(report::terminal(&analysis, std::io::stdout().is_terminal()).trim_end());
+        text::out(report::terminal(&analysis, std::io::stdout().is_terminal()).trim_end())?;
         if let Some(page) = files.first() {
-            text::out(&format!("\nreport: {}", text::clean(&page.display().to_string())));
+            text::out(&format!("\nreport: {}", text::clean(&page.display().to_string())))?;
         }
     }
-    Ok(if analysis.trust.damage.is_empty() { Code::Success } else { Code::Partial })
+    let whole = analysis.trust.damage.is_empty() && analysis.trust.losses.is_empty();
+    Ok(if whole { Code::Success } else { Code::Partial })
+}
+
+/// The Parquet decoder panics on some damaged segments. The reader catches that and names the segment; the panic's own
+/// message would only frighten.
+fn quiet_decoder_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let of_decoder = |file: &str| ["/parquet-", "/arrow-"].iter().any(|name| file.contains(name));
+        if !info.location().is_some_and(|l| of_decoder(l.file())) {
+            usual(info);
+        }
+    }));
 }

@@ -14,11 +14,11 @@ pub(crate) fn run() -> Result<Code, Failure> {
             CheckStatus::Degraded => "degraded",
             CheckStatus::Missing => "MISSING ",
         };
-        text::out(&text::clean(&format!("{mark}  {}: {}", check.name, check.found)));
+        text::out(&text::clean(&format!("{mark}  {}: {}", check.name, check.found)))?;
         if check.status != CheckStatus::Ok {
-            text::out(&text::clean(&format!("            means: {}", check.means)));
+            text::out(&text::clean(&format!("            means: {}", check.means)))?;
             if let Some(fix) = &check.fix {
-                text::out(&text::clean(&format!("            fix:   {fix}")));
+                text::out(&text::clean(&format!("            fix:   {fix}")))?;
             }
         }
     }

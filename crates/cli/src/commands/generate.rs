@@ -12,7 +12,7 @@ use crate::text;
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<Code, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "mtrace", &mut script);
-    text::out(String::from_utf8_lossy(&script).trim_end());
+    text::out(String::from_utf8_lossy(&script).trim_end())?;
     Ok(Code::Success)
 }
 
@@ -20,6 +20,6 @@ pub(crate) fn man(dir: &Path) -> Result<Code, Failure> {
     fs::create_dir_all(dir).map_err(|e| mtrace_formats::Error::io("create", dir, e))?;
     clap_mangen::generate_to(Args::command(), dir)
         .map_err(|e| mtrace_formats::Error::io("write man pages into", dir, e))?;
-    text::out(&text::clean(&dir.display().to_string()));
+    text::out(&text::clean(&dir.display().to_string()))?;
     Ok(Code::Success)
 }

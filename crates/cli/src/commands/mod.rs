@@ -24,12 +24,12 @@ pub(crate) fn run(args: Args) -> Result<Code, Failure> {
         #[cfg(all(feature = "record", target_os = "linux"))]
         Command::Doctor => doctor::run(),
         Command::Schema => {
-            text::out(mtrace_formats::schema_markdown().trim_end());
+            text::out(mtrace_formats::schema_markdown().trim_end())?;
             Ok(Code::Success)
         }
         #[cfg(feature = "analyze")]
         Command::Rules => {
-            text::out(mtrace_analyzer::rules::reference_markdown().trim_end());
+            text::out(mtrace_analyzer::rules::reference_markdown().trim_end())?;
             Ok(Code::Success)
         }
         Command::Completions { shell } => generate::completions(shell),

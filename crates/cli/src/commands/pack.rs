@@ -19,6 +19,6 @@ pub(crate) fn run(args: &PackArgs) -> Result<Code, Failure> {
         PathBuf::from(name)
     });
     pack(&capture, &out)?;
-    text::out(&text::clean(&out.display().to_string()));
+    text::out(&text::clean(&out.display().to_string()))?;
     Ok(if capture.problems.is_empty() { Code::Success } else { Code::Partial })
 }

@@ -90,6 +90,13 @@ fn report(summary: &Summary) {
             text::note(&format!("{}: {count} of {} events lost: {reason}", account.probe, account.seen));
         }
     }
+    match summary.exit_status {
+        Some(status) if status & 0x7f != 0 => {
+            text::note(&format!("the target was killed by signal {}", status & 0x7f));
+        }
+        Some(status) if status != 0 => text::note(&format!("the target exited with status {}", status >> 8 & 0xff)),
+        _ => {}
+    }
     let events: u64 = summary.accounts.iter().map(|a| a.written).sum();
     text::note(&format!(
         "recorded {events} events in {:.1} s ({}) into {}, {} KiB; next: mtrace analyze {}",

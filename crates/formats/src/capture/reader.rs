@@ -18,7 +18,7 @@ const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 /// A segment larger than this is not one of ours: they are closed every few seconds.
 const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 /// Rows of one segment; run-length encoding lets a small file claim any number.
-const MAX_SEGMENT_ROWS: i64 = 20_000_000;
+const MAX_SEGMENT_ROWS: i64 = 5_000_000;
 /// Decoded size that a segment's metadata may claim.
 const MAX_SEGMENT_UNCOMPRESSED_BYTES: i64 = 2 << 30;
 
@@ -168,7 +168,7 @@ impl SegmentRef {
         if self.len > MAX_SEGMENT_BYTES {
             return Err(format!("{} bytes; a segment has at most {MAX_SEGMENT_BYTES}", self.len));
         }
-        let mut file = File::open(&self.path).map_err(|e| format!("failed to open: {e}"))?;
+        let mut file = open_regular(&self.path).map_err(|e| format!("failed to open: {e}"))?;
         file.seek(SeekFrom::Start(self.offset)).map_err(|e| format!("failed to seek: {e}"))?;
         let mut bytes = Vec::new();
         file.take(self.len).read_to_end(&mut bytes).map_err(|e| format!("failed to read: {e}"))?;
@@ -216,8 +216,12 @@ fn list_directory(dir: &Path, problems: &mut Vec<String>) -> Result<BTreeMap<Str
         for entry in entries.flatten() {
             let file = entry.file_name().to_string_lossy().into_owned();
             let name = format!("{}/{file}", table.name);
-            let len = entry.metadata().map_or(0, |m| m.len());
-            if file.ends_with(".parquet") {
+            let meta = entry.metadata();
+            let len = meta.as_ref().map_or(0, std::fs::Metadata::len);
+            if !meta.is_ok_and(|m| m.is_file()) {
+                // A link could lead anywhere: `pack` would copy what it leads to.
+                problems.push(format!("`{name}` is not a regular file: it is not used"));
+            } else if file.ends_with(".parquet") {
                 segments.push(SegmentRef::new(entry.path(), name, 0, len));
             } else if file.ends_with(".parquet.tmp") {
                 problems.push(format!("`{name}` was not closed: its rows ({len} bytes written) are lost"));
@@ -231,8 +235,16 @@ fn list_directory(dir: &Path, problems: &mut Vec<String>) -> Result<BTreeMap<Str
     Ok(found)
 }
 
+/// Opens a regular file: a FIFO in its place would hold the analysis up for ever.
+fn open_regular(path: &Path) -> std::io::Result<File> {
+    if fs::metadata(path)?.is_file() {
+        return File::open(path);
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "expected a regular file, found something else"))
+}
+
 fn read_manifest_file(path: &Path) -> Result<Manifest> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let file = open_regular(path).map_err(|e| Error::io("open", path, e))?;
     let mut text = Vec::new();
     file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut text).map_err(|e| Error::io("read", path, e))?;
     parse_manifest(path, &text)

@@ -89,8 +89,7 @@ macro_rules! object {
     ($name:literal) => {{
         #[repr(C, align(8))]
         struct Aligned<T: ?Sized>(T);
-        static OBJECT: &Aligned<[u8]> =
-            &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
+        static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bpf.o")));
         &OBJECT.0
     }};
 }

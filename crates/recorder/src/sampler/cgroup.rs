@@ -42,23 +42,60 @@ const V2_NUMBERS: &[&str] = &[
 ];
 /// Essentials of v1 memory.stat in bytes, for the group and all below it.
 const V1_STAT_BYTES: &[&str] = &[
-    "hierarchical_memory_limit", "hierarchical_memsw_limit", "total_cache", "total_rss", "total_rss_huge",
-    "total_shmem", "total_mapped_file", "total_dirty", "total_writeback", "total_swap", "total_inactive_anon",
-    "total_active_anon", "total_inactive_file", "total_active_file", "total_unevictable",
+    "hierarchical_memory_limit",
+    "hierarchical_memsw_limit",
+    "total_cache",
+    "total_rss",
+    "total_rss_huge",
+    "total_shmem",
+    "total_mapped_file",
+    "total_dirty",
+    "total_writeback",
+    "total_swap",
+    "total_inactive_anon",
+    "total_active_anon",
+    "total_inactive_file",
+    "total_active_file",
+    "total_unevictable",
 ];
 /// Essentials of v1 memory.stat that are counts.
 const V1_STAT_COUNTS: &[&str] =
     &["total_pgfault", "total_pgmajfault", "total_workingset_refault_anon", "total_workingset_refault_file"];
 /// Essentials of v2 memory.stat in bytes.
 const V2_STAT_BYTES: &[&str] = &[
-    "anon", "file", "kernel", "kernel_stack", "pagetables", "sock", "shmem", "file_mapped", "file_dirty",
-    "file_writeback", "swapcached", "anon_thp", "inactive_anon", "active_anon", "inactive_file", "active_file",
-    "unevictable", "slab_reclaimable", "slab_unreclaimable",
+    "anon",
+    "file",
+    "kernel",
+    "kernel_stack",
+    "pagetables",
+    "sock",
+    "shmem",
+    "file_mapped",
+    "file_dirty",
+    "file_writeback",
+    "swapcached",
+    "anon_thp",
+    "inactive_anon",
+    "active_anon",
+    "inactive_file",
+    "active_file",
+    "unevictable",
+    "slab_reclaimable",
+    "slab_unreclaimable",
 ];
 /// Essentials of v2 memory.stat that are counts.
 const V2_STAT_COUNTS: &[&str] = &[
-    "pgfault", "pgmajfault", "pgscan", "pgsteal", "pgscan_direct", "pgsteal_direct", "pgscan_kswapd",
-    "workingset_refault_anon", "workingset_refault_file", "thp_fault_alloc", "thp_collapse_alloc",
+    "pgfault",
+    "pgmajfault",
+    "pgscan",
+    "pgsteal",
+    "pgscan_direct",
+    "pgsteal_direct",
+    "pgscan_kswapd",
+    "workingset_refault_anon",
+    "workingset_refault_file",
+    "thp_fault_alloc",
+    "thp_collapse_alloc",
 ];
 
 /// The folders of a process's cgroups in this mount namespace.

@@ -57,14 +57,20 @@ fn a_container_sees_its_own_group_as_the_root_of_the_mount() {
 #[test]
 fn v1_files_become_rows() {
     let t = tempfile::tempdir().unwrap();
-    write(t.path(), &[
-        ("memory.usage_in_bytes", "7000\n"),
-        ("memory.limit_in_bytes", "9223372036854771712\n"),
-        ("memory.memsw.limit_in_bytes", "8192\n"),
-        ("memory.failcnt", "3\n"),
-        ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
-        ("memory.stat", "cache 1\ntotal_inactive_file 4096\nhierarchical_memory_limit 8192\ntotal_pgmajfault 9\nnonsense\n"),
-    ]);
+    write(
+        t.path(),
+        &[
+            ("memory.usage_in_bytes", "7000\n"),
+            ("memory.limit_in_bytes", "9223372036854771712\n"),
+            ("memory.memsw.limit_in_bytes", "8192\n"),
+            ("memory.failcnt", "3\n"),
+            ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+            (
+                "memory.stat",
+                "cache 1\ntotal_inactive_file 4096\nhierarchical_memory_limit 8192\ntotal_pgmajfault 9\nnonsense\n",
+            ),
+        ],
+    );
     let paths = CgroupPaths { v1_memory: Some(t.path().to_path_buf()), ..CgroupPaths::default() };
     let mut rows = Vec::new();
     counters(&paths, 5, &mut rows);
@@ -88,13 +94,16 @@ fn v2_files_become_rows_and_limits_hold_from_above() {
     let (pod, app) = (t.path().join("pod"), t.path().join("pod/app"));
     write(t.path(), &[]);
     write(&pod, &[("memory.max", "4096\n"), ("memory.high", "max\n")]);
-    write(&app, &[
-        ("memory.current", "700\n"),
-        ("memory.max", "max\n"),
-        ("memory.high", "max\n"),
-        ("memory.events", "low 0\nhigh 12\nmax 0\noom 0\noom_kill 1\n"),
-        ("memory.stat", "anon 10\npgmajfault 9\nworkingset_refault_file 4\nzswap 1\n"),
-    ]);
+    write(
+        &app,
+        &[
+            ("memory.current", "700\n"),
+            ("memory.max", "max\n"),
+            ("memory.high", "max\n"),
+            ("memory.events", "low 0\nhigh 12\nmax 0\noom 0\noom_kill 1\n"),
+            ("memory.stat", "anon 10\npgmajfault 9\nworkingset_refault_file 4\nzswap 1\n"),
+        ],
+    );
     let paths = CgroupPaths::find(b"0::/pod/app\n", &[mount("/", t.path(), "cgroup2", "rw")]);
     assert_eq!(paths.memory_version(), Some(2));
     let mut rows = Vec::new();

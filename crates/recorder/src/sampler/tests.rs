@@ -173,8 +173,7 @@ fn rare_readings_take_their_share_and_no_more() {
 
 #[test]
 fn ticks_read_the_rollup_rarely_and_all_processes_in_turn() {
-    let mut children: Vec<_> =
-        (0..3).map(|_| std::process::Command::new("sleep").arg("30").spawn().unwrap()).collect();
+    let mut children: Vec<_> = (0..3).map(|_| std::process::Command::new("sleep").arg("30").spawn().unwrap()).collect();
     let mut s = Sampler::new(children.iter().map(std::process::Child::id));
     let begin = monotonic_ns();
     let mut read = BTreeMap::<u32, u32>::new();

@@ -62,7 +62,9 @@ impl Open {
     fn into_row(self, maps: &mut HashMap<u32, Vec<procfs_path::Line>>) -> FileRow {
         let lines = maps.entry(self.pid).or_insert_with(|| procfs_path::read(self.pid));
         // The inode and the name: overlayfs shows another device in maps than the inode's.
-        let fits = |l: &&procfs_path::Line| l.inode == self.inode && (l.dev == self.dev || Some(l.name()) == self.name.as_deref());
+        let fits = |l: &&procfs_path::Line| {
+            l.inode == self.inode && (l.dev == self.dev || Some(l.name()) == self.name.as_deref())
+        };
         let found = lines.iter().find(fits);
         let build_id = found.and_then(|l| {
             let live = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, l.start, l.end);

@@ -29,7 +29,9 @@ impl Session<'_> {
         let exit = self.note_exit();
         if self.processes.missed_snapshots > 0 {
             let n = self.processes.missed_snapshots;
-            self.problem(format!("{n} times a process ended or exec'd again before its maps could be read: its stacks may lack names"));
+            self.problem(format!(
+                "{n} times a process ended or exec'd again before its maps could be read: its stacks may lack names"
+            ));
         }
         self.resolve_names();
         self.manifest.clocks.push(clock_pair());

@@ -87,7 +87,9 @@ impl Images {
         self.keep_file(key, path, Some(file));
         let segments: Vec<Segment> = elf.loads().filter(|l| l.executable).cloned().collect();
         // fs/binfmt_elf.c: start_code is the lowest address of an executable segment, after the load bias.
-        let Some(bias) = segments.iter().map(|l| l.vaddr).min().map(|low| exe.code_addr.wrapping_sub(low)) else { return };
+        let Some(bias) = segments.iter().map(|l| l.vaddr).min().map(|low| exe.code_addr.wrapping_sub(low)) else {
+            return;
+        };
         for s in segments {
             let page = |v: u64| v & !0xfff;
             let start = bias.wrapping_add(page(s.vaddr));

@@ -11,8 +11,8 @@ use std::sync::Mutex;
 use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramMut};
 use mtrace_formats::capture::{BpfCost, ProbeReport, ProbeStatus};
 
-use crate::cost::run_stats;
 use crate::accounts::{COUNTERS, Counters};
+use crate::cost::run_stats;
 use crate::probes::{Attach, Probe, Variant, prologue};
 use crate::ring::SharedMaps;
 use crate::symbols::gopclntab::GoBinary;
@@ -77,9 +77,8 @@ impl Loaded {
         for program in self.variant.programs {
             let attached = match program.attach {
                 Attach::GoEntry(_) => continue,
-                Attach::BySection => {
-                    find(&self.object, program.name).and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| e.to_string()))
-                }
+                Attach::BySection => find(&self.object, program.name)
+                    .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| e.to_string())),
                 Attach::SoftwareEvent(config) => {
                     find(&self.object, program.name).and_then(|p| attach_everywhere(&p, config))
                 }
@@ -145,7 +144,8 @@ impl Loaded {
         let functions: Vec<&str> = entries.iter().map(|(_, f)| *f).collect();
         let found = binary.entries_of(&functions);
         for ((name, function), address) in entries.into_iter().zip(found) {
-            let Some(offset) = address.and_then(|a| binary.file_offset(a)).map(|o| o + stack_check_bytes(path, o)) else {
+            let Some(offset) = address.and_then(|a| binary.file_offset(a)).map(|o| o + stack_check_bytes(path, o))
+            else {
                 self.go.problems.insert(format!("`{function}` is not in the function table of a Go binary"));
                 continue;
             };

@@ -89,8 +89,7 @@ impl Merged {
         if let Some(known) = self.indexes.get(&image) {
             return known.clone();
         }
-        let mut index: Vec<_> =
-            images.mappings(image).iter().map(|m| (m.start, m.end, self.number(m))).collect();
+        let mut index: Vec<_> = images.mappings(image).iter().map(|m| (m.start, m.end, self.number(m))).collect();
         index.sort_unstable();
         let index = std::rc::Rc::new(index);
         self.indexes.insert(image, index.clone());

@@ -49,6 +49,10 @@ pub(super) fn start(options: &Options) -> Result<Session<'_>, Error> {
     check_pid_namespace()?;
     let wanted = find_targets(&options.target, &limits)?;
     raise_limits();
+    // A file size limit is then an error like a full disk, and not the recorder's death. A launched command has its
+    // default dispositions back already.
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let writer = CaptureWriter::create(&options.output)?;
     let started = begin(options, &facts, plan, wanted, writer, cost);
     if started.is_err() {

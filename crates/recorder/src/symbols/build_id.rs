@@ -37,18 +37,13 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Build id in an open ELF file; program headers first, as the kernel does.
 pub(crate) fn find(elf: &ElfFile) -> Option<Vec<u8>> {
-    let segments = elf
-        .segments
-        .iter()
-        .filter(|segment| segment.kind == PT_NOTE);
-    let areas = segments
-        .map(|segment| (segment.offset, segment.file_bytes))
-        .chain(
-            elf.sections
-                .iter()
-                .filter(|section| section.kind == SHT_NOTE)
-                .map(|section| (section.offset, section.size_bytes)),
-        );
+    let segments = elf.segments.iter().filter(|segment| segment.kind == PT_NOTE);
+    let areas = segments.map(|segment| (segment.offset, segment.file_bytes)).chain(
+        elf.sections
+            .iter()
+            .filter(|section| section.kind == SHT_NOTE)
+            .map(|section| (section.offset, section.size_bytes)),
+    );
     let mut go = None;
     for (offset, size_bytes) in areas {
         match search_notes(elf, offset, size_bytes.min(MAX_NOTES_BYTES), &mut go) {
@@ -59,12 +54,7 @@ pub(crate) fn find(elf: &ElfFile) -> Option<Vec<u8>> {
     go
 }
 
-fn search_notes(
-    elf: &ElfFile,
-    offset: u64,
-    size_bytes: u64,
-    go: &mut Option<Vec<u8>>,
-) -> Option<Vec<u8>> {
+fn search_notes(elf: &ElfFile, offset: u64, size_bytes: u64, go: &mut Option<Vec<u8>>) -> Option<Vec<u8>> {
     let end = offset.checked_add(size_bytes)?;
     let mut at = offset;
     while at.checked_add(12)? <= end {
@@ -79,8 +69,7 @@ fn search_notes(
         }
         let mut name = vec![0; name_bytes as usize];
         elf.source().read(at + 12, &mut name)?;
-        let wanted = (kind == NT_GNU_BUILD_ID && name == b"GNU\0")
-            || (kind == NT_GO_BUILD_ID && name == b"Go\0\0");
+        let wanted = (kind == NT_GNU_BUILD_ID && name == b"GNU\0") || (kind == NT_GO_BUILD_ID && name == b"Go\0\0");
         if wanted {
             let mut value = vec![0; value_bytes as usize];
             elf.source().read(value_at, &mut value)?;

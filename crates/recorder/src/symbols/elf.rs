@@ -73,14 +73,7 @@ impl ElfFile {
             (1, 2) => (false, false),
             _ => return None,
         };
-        let mut elf = Self {
-            source,
-            is_64,
-            is_little,
-            machine: 0,
-            segments: Vec::new(),
-            sections: Vec::new(),
-        };
+        let mut elf = Self { source, is_64, is_little, machine: 0, segments: Vec::new(), sections: Vec::new() };
         elf.machine = elf.u16(18)?;
         elf.segments = elf.read_segments().unwrap_or_default();
         elf.sections = elf.read_sections().unwrap_or_default();
@@ -100,11 +93,7 @@ impl ElfFile {
     pub(crate) fn u16(&self, offset: u64) -> Option<u16> {
         let mut raw = [0; 2];
         self.source.read(offset, &mut raw)?;
-        Some(if self.is_little {
-            u16::from_le_bytes(raw)
-        } else {
-            u16::from_be_bytes(raw)
-        })
+        Some(if self.is_little { u16::from_le_bytes(raw) } else { u16::from_be_bytes(raw) })
     }
 
     pub(crate) fn u32(&self, offset: u64) -> Option<u32> {
@@ -124,11 +113,7 @@ impl ElfFile {
     /// The first four of `bytes` in the file's byte order.
     pub(crate) fn u32_of(&self, bytes: &[u8]) -> Option<u32> {
         let raw = bytes.get(..4)?.try_into().ok()?;
-        Some(if self.is_little {
-            u32::from_le_bytes(raw)
-        } else {
-            u32::from_be_bytes(raw)
-        })
+        Some(if self.is_little { u32::from_le_bytes(raw) } else { u32::from_be_bytes(raw) })
     }
 
     /// A word of the file's class at the start of `bytes`.
@@ -137,11 +122,7 @@ impl ElfFile {
             return self.u32_of(bytes).map(u64::from);
         }
         let raw = bytes.get(..8)?.try_into().ok()?;
-        Some(if self.is_little {
-            u64::from_le_bytes(raw)
-        } else {
-            u64::from_be_bytes(raw)
-        })
+        Some(if self.is_little { u64::from_le_bytes(raw) } else { u64::from_be_bytes(raw) })
     }
 
     fn read_segments(&self) -> Option<Vec<Segment>> {
@@ -155,19 +136,10 @@ impl ElfFile {
             let at = table.checked_add(index * u64::from(entry))?;
             let field = |n: u64| self.word(at.checked_add(n)?);
             let flags_at = if self.is_64 { 4 } else { 24 };
-            let (offset, vaddr, file_bytes) = if self.is_64 {
-                (field(8)?, field(16)?, field(32)?)
-            } else {
-                (field(4)?, field(8)?, field(16)?)
-            };
+            let (offset, vaddr, file_bytes) =
+                if self.is_64 { (field(8)?, field(16)?, field(32)?) } else { (field(4)?, field(8)?, field(16)?) };
             let executable = self.u32(at.checked_add(flags_at)?)? & PF_X != 0;
-            segments.push(Segment {
-                kind: self.u32(at)?,
-                executable,
-                offset,
-                vaddr,
-                file_bytes,
-            });
+            segments.push(Segment { kind: self.u32(at)?, executable, offset, vaddr, file_bytes });
         }
         Some(segments)
     }
@@ -236,16 +208,12 @@ impl ElfFile {
 
     /// First section of this name that has contents in the file.
     pub(crate) fn section(&self, name: &str) -> Option<&Section> {
-        self.sections
-            .iter()
-            .find(|section| section.name == name && section.kind != SHT_NOBITS)
+        self.sections.iter().find(|section| section.name == name && section.kind != SHT_NOBITS)
     }
 
     /// The loadable segments, in file order.
     pub(crate) fn loads(&self) -> impl Iterator<Item = &Segment> {
-        self.segments
-            .iter()
-            .filter(|segment| segment.kind == PT_LOAD)
+        self.segments.iter().filter(|segment| segment.kind == PT_LOAD)
     }
 
     /// File offset of a virtual address, through the program headers.
@@ -256,9 +224,7 @@ impl ElfFile {
     /// File offsets from a virtual address to the end of its segment's data.
     pub(crate) fn file_range(&self, vaddr: u64) -> Option<Range<u64>> {
         self.loads().find_map(|load| {
-            let within = vaddr
-                .checked_sub(load.vaddr)
-                .filter(|&within| within < load.file_bytes)?;
+            let within = vaddr.checked_sub(load.vaddr).filter(|&within| within < load.file_bytes)?;
             Some(load.offset.checked_add(within)?..load.offset.checked_add(load.file_bytes)?)
         })
     }
@@ -267,15 +233,10 @@ impl ElfFile {
     /// because adjacent segments may share a page of the file.
     pub(crate) fn vaddr(&self, offset: u64) -> Option<u64> {
         let address = |load: &Segment| {
-            let within = offset
-                .checked_sub(load.offset)
-                .filter(|&within| within < load.file_bytes)?;
+            let within = offset.checked_sub(load.offset).filter(|&within| within < load.file_bytes)?;
             load.vaddr.checked_add(within)
         };
-        self.loads()
-            .filter(|load| load.executable)
-            .find_map(address)
-            .or_else(|| self.loads().find_map(address))
+        self.loads().filter(|load| load.executable).find_map(address).or_else(|| self.loads().find_map(address))
     }
 
     /// Visit `(place, value)` of each relative dynamic relocation that carries
@@ -288,36 +249,24 @@ impl ElfFile {
         let word = self.word_bytes();
         let entry = 3 * word as usize;
         let mut pending: Vec<u8> = Vec::new();
-        self.source.scan(
-            start,
-            size_bytes.min(MAX_RELOCATION_BYTES),
-            0,
-            |_, bytes| {
-                pending.extend_from_slice(bytes);
-                let whole = pending.len() / entry * entry;
-                for record in pending.get(..whole).unwrap_or_default().chunks_exact(entry) {
-                    let field = |n: u64| {
-                        record
-                            .get((n * word) as usize..)
-                            .and_then(|raw| self.word_of(raw))
-                    };
-                    if let (Some(place), Some(info), Some(value)) = (field(0), field(1), field(2))
-                        && self.is_relative(info)
-                    {
-                        visit(place, value);
-                    }
+        self.source.scan(start, size_bytes.min(MAX_RELOCATION_BYTES), 0, |_, bytes| {
+            pending.extend_from_slice(bytes);
+            let whole = pending.len() / entry * entry;
+            for record in pending.get(..whole).unwrap_or_default().chunks_exact(entry) {
+                let field = |n: u64| record.get((n * word) as usize..).and_then(|raw| self.word_of(raw));
+                if let (Some(place), Some(info), Some(value)) = (field(0), field(1), field(2))
+                    && self.is_relative(info)
+                {
+                    visit(place, value);
                 }
-                pending.drain(..whole);
-                true
-            },
-        );
+            }
+            pending.drain(..whole);
+            true
+        });
     }
 
     fn rela_table(&self) -> Option<(u64, u64)> {
-        let dynamic = self
-            .segments
-            .iter()
-            .find(|segment| segment.kind == PT_DYNAMIC)?;
+        let dynamic = self.segments.iter().find(|segment| segment.kind == PT_DYNAMIC)?;
         let word = self.word_bytes();
         let (mut table, mut size_bytes) = (None, None);
         for index in 0..(dynamic.file_bytes / (2 * word)).min(MAX_HEADERS) {
@@ -336,11 +285,7 @@ impl ElfFile {
 
     /// `R_<machine>_RELATIVE`, psABI of each machine that Go targets.
     fn is_relative(&self, info: u64) -> bool {
-        let kind = if self.is_64 {
-            info & 0xffff_ffff
-        } else {
-            info & 0xff
-        };
+        let kind = if self.is_64 { info & 0xffff_ffff } else { info & 0xff };
         match self.machine {
             62 | 3 => kind == 8,
             183 => kind == 1027,

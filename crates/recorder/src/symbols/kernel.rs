@@ -22,11 +22,7 @@ struct Best {
 /// Name the addresses from text in the form of `/proc/kallsyms`, in one pass
 /// that keeps one candidate per address: the table has 200,000 lines, and they
 /// are sorted only within each module.
-pub(super) fn resolve(
-    strings: &mut Strings,
-    mut kallsyms: impl BufRead,
-    ips: &[Ip],
-) -> Vec<Outcome> {
+pub(super) fn resolve(strings: &mut Strings, mut kallsyms: impl BufRead, ips: &[Ip]) -> Vec<Outcome> {
     let mut addrs: Vec<u64> = ips.iter().map(|ip| ip.lookup_addr()).collect();
     addrs.sort_unstable();
     addrs.dedup();
@@ -48,9 +44,7 @@ pub(super) fn resolve(
             continue;
         };
         let is_text = matches!(kind, b't' | b'T' | b'w' | b'W');
-        let better = current
-            .as_ref()
-            .is_none_or(|best| (addr, is_text) > (best.addr, best.is_text));
+        let better = current.as_ref().is_none_or(|best| (addr, is_text) > (best.addr, best.is_text));
         if better && addr != 0 {
             // One candidate follows the other for most of the table: reuse.
             let best = current.get_or_insert_with(Best::default);
@@ -62,48 +56,29 @@ pub(super) fn resolve(
         }
     }
     if !any_address {
-        return ips
-            .iter()
-            .map(|_| Outcome::Unnamed(Unresolved::KernelAddressesHidden))
-            .collect();
+        return ips.iter().map(|_| Outcome::Unnamed(Unresolved::KernelAddressesHidden)).collect();
     }
-    ips.iter()
-        .map(|ip| outcome(strings, &addrs, &best, text_start, *ip))
-        .collect()
+    ips.iter().map(|ip| outcome(strings, &addrs, &best, text_start, *ip)).collect()
 }
 
-fn outcome(
-    strings: &mut Strings,
-    addrs: &[u64],
-    best: &[Option<Best>],
-    text_start: Option<u64>,
-    ip: Ip,
-) -> Outcome {
+fn outcome(strings: &mut Strings, addrs: &[u64], best: &[Option<Best>], text_start: Option<u64>, ip: Ip) -> Outcome {
     let wanted = ip.lookup_addr();
     let upto = addrs.partition_point(|&addr| addr <= wanted);
     // Symbols compete in address order of the slots: the last one wins.
-    let found = best
-        .get(..upto)
-        .unwrap_or_default()
-        .iter()
-        .rev()
-        .flatten()
-        .next();
+    let found = best.get(..upto).unwrap_or_default().iter().rev().flatten().next();
     match found {
-        Some(symbol) if symbol.is_text && wanted - symbol.addr < MAX_FUNCTION_BYTES => {
-            Outcome::Named(
-                SymbolSource::Kallsyms,
-                vec![Symbol {
-                    function: strings.intern(&symbol.name),
-                    file: None,
-                    line: None,
-                    module: strings.intern(&symbol.module),
-                    module_offset: text_start.and_then(|start| ip.addr.checked_sub(start)),
-                    function_addr: Some(symbol.addr),
-                    source: SymbolSource::Kallsyms,
-                }],
-            )
-        }
+        Some(symbol) if symbol.is_text && wanted - symbol.addr < MAX_FUNCTION_BYTES => Outcome::Named(
+            SymbolSource::Kallsyms,
+            vec![Symbol {
+                function: strings.intern(&symbol.name),
+                file: None,
+                line: None,
+                module: strings.intern(&symbol.module),
+                module_offset: text_start.and_then(|start| ip.addr.checked_sub(start)),
+                function_addr: Some(symbol.addr),
+                source: SymbolSource::Kallsyms,
+            }],
+        ),
         _ => Outcome::Unnamed(Unresolved::NoSymbol),
     }
 }
@@ -120,12 +95,7 @@ fn parse(line: &[u8]) -> Option<(u64, u8, &str, &str)> {
     let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
     let addr = u64::from_str_radix(words.next()?, 16).ok()?;
     let kind = *words.next()?.as_bytes().first()?;
-    Some((
-        addr,
-        kind,
-        words.next()?,
-        words.next().unwrap_or("[kernel]"),
-    ))
+    Some((addr, kind, words.next()?, words.next().unwrap_or("[kernel]")))
 }
 
 #[cfg(test)]
@@ -176,28 +146,18 @@ mod tests {
 
     #[test]
     fn a_return_address_belongs_to_the_call_before_it() {
-        assert_eq!(
-            names(KALLSYMS, &[0xffffffff81000200], IpKind::Return),
-            ["late [kernel]"]
-        );
+        assert_eq!(names(KALLSYMS, &[0xffffffff81000200], IpKind::Return), ["late [kernel]"]);
     }
 
     #[test]
     fn zeros_are_hidden_addresses_not_names() {
         let hidden = "0000000000000000 T _text\n0000000000000000 T first\n";
-        assert_eq!(
-            names(hidden, &[0xffffffff81000100], IpKind::Exact),
-            ["KernelAddressesHidden"]
-        );
+        assert_eq!(names(hidden, &[0xffffffff81000100], IpKind::Exact), ["KernelAddressesHidden"]);
     }
 
     #[test]
     fn damaged_lines_are_passed_over() {
-        let damaged =
-            "zzz\n\nffffffff81000100\nffffffff81000100 T\n\u{fffd}\nffffffff81000100 T ok\n";
-        assert_eq!(
-            names(damaged, &[0xffffffff81000101], IpKind::Exact),
-            ["ok [kernel]"]
-        );
+        let damaged = "zzz\n\nffffffff81000100\nffffffff81000100 T\n\u{fffd}\nffffffff81000100 T ok\n";
+        assert_eq!(names(damaged, &[0xffffffff81000101], IpKind::Exact), ["ok [kernel]"]);
     }
 }

@@ -193,19 +193,9 @@ impl Symbolizer {
         for (slot, (ip, row)) in ips.iter().zip(&mut rows).enumerate() {
             match index.find(ip.lookup_addr()) {
                 Some(mapping) if module::is_file(&mapping.path) => {
-                    let offset = |addr: u64| {
-                        addr.wrapping_sub(mapping.start)
-                            .wrapping_add(mapping.file_offset)
-                    };
-                    let want = module::Want {
-                        slot,
-                        lookup_offset: offset(ip.lookup_addr()),
-                        offset: offset(ip.addr),
-                    };
-                    files
-                        .entry(module::FileKey::new(mapping))
-                        .or_default()
-                        .push(want);
+                    let offset = |addr: u64| addr.wrapping_sub(mapping.start).wrapping_add(mapping.file_offset);
+                    let want = module::Want { slot, lookup_offset: offset(ip.lookup_addr()), offset: offset(ip.addr) };
+                    files.entry(module::FileKey::new(mapping)).or_default().push(want);
                 }
                 Some(mapping) => *row = vec![self.pseudo(&mapping.path)],
                 None => *row = vec![self.unnamed("[unknown]", "", None, Unresolved::NoMapping)],
@@ -228,10 +218,7 @@ impl Symbolizer {
         let file = File::open("/proc/kallsyms").map(std::io::BufReader::new);
         let outcomes = match file {
             Ok(reader) => kernel::resolve(&mut self.strings, reader, ips),
-            Err(_) => ips
-                .iter()
-                .map(|_| Outcome::Unnamed(Unresolved::KallsymsUnreadable))
-                .collect(),
+            Err(_) => ips.iter().map(|_| Outcome::Unnamed(Unresolved::KallsymsUnreadable)).collect(),
         };
         ips.iter()
             .zip(outcomes)
@@ -240,9 +227,7 @@ impl Symbolizer {
                     *self.stats.resolved.entry(source).or_default() += 1;
                     symbols.swap_remove(0)
                 }
-                Outcome::Named(..) => {
-                    self.unnamed("[kernel]", "[kernel]", None, Unresolved::NoSymbol)
-                }
+                Outcome::Named(..) => self.unnamed("[kernel]", "[kernel]", None, Unresolved::NoSymbol),
                 Outcome::Unnamed(reason) => self.unnamed("[kernel]", "[kernel]", None, reason),
             })
             .collect()
@@ -279,13 +264,7 @@ impl Symbolizer {
         }
     }
 
-    fn unnamed(
-        &mut self,
-        function: &str,
-        module: &str,
-        module_offset: Option<u64>,
-        reason: Unresolved,
-    ) -> Symbol {
+    fn unnamed(&mut self, function: &str, module: &str, module_offset: Option<u64>, reason: Unresolved) -> Symbol {
         *self.stats.unresolved.entry(reason).or_default() += 1;
         Symbol {
             function: self.strings.intern(function),
@@ -338,15 +317,9 @@ impl<'a> MappingIndex<'a> {
 /// Open a regular file for reading. The path may come from somebody else's
 /// `/proc/PID/maps`: a pipe or device there must not block or be read.
 pub(crate) fn open_regular(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ));
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok(file)
 }

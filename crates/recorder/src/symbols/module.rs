@@ -12,9 +12,7 @@ use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer as Blazesym};
 use super::elf::ElfFile;
 use super::gopclntab::{Frame, Function, GoBinary};
 use super::source::Source;
-use super::{
-    ExecMapping, Outcome, Strings, Symbol, SymbolSource, Unresolved, build_id, open_regular,
-};
+use super::{ExecMapping, Outcome, Strings, Symbol, SymbolSource, Unresolved, build_id, open_regular};
 
 /// What makes two mappings the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,25 +55,16 @@ pub(super) fn is_file(path: &str) -> bool {
 }
 
 /// Name all wanted offsets; one outcome each, in order.
-pub(super) fn resolve(
-    strings: &mut Strings,
-    root: Option<&Path>,
-    key: &FileKey<'_>,
-    wants: &[Want],
-) -> Vec<Outcome> {
+pub(super) fn resolve(strings: &mut Strings, root: Option<&Path>, key: &FileKey<'_>, wants: &[Want]) -> Vec<Outcome> {
     let file = match open_verified(root, key) {
         Ok(file) => file,
         Err(reason) => return wants.iter().map(|_| Outcome::Unnamed(reason)).collect(),
     };
     let (is_go, mut outcomes) = resolve_go(strings, &file, key, wants);
-    let rest: Vec<usize> = (0..wants.len())
-        .filter(|&at| matches!(outcomes.get(at), Some(Outcome::Unnamed(_))))
-        .collect();
+    let rest: Vec<usize> =
+        (0..wants.len()).filter(|&at| matches!(outcomes.get(at), Some(Outcome::Unnamed(_)))).collect();
     if !rest.is_empty() {
-        let offsets: Vec<Want> = rest
-            .iter()
-            .filter_map(|&at| wants.get(at).copied())
-            .collect();
+        let offsets: Vec<Want> = rest.iter().filter_map(|&at| wants.get(at).copied()).collect();
         let more = resolve_elf(strings, &file, key, &offsets, is_go);
         release_free_memory();
         for (at, outcome) in rest.into_iter().zip(more) {
@@ -103,11 +92,7 @@ fn open_verified(root: Option<&Path>, key: &FileKey<'_>) -> Result<File, Unresol
     if let Some(expected) = key.build_id {
         let copy = file.try_clone().map_err(|_| Unresolved::Failed)?;
         let found = build_id::build_id_of(copy).map(|id| build_id::hex(&id));
-        return if found.as_deref() == Some(expected) {
-            Ok(file)
-        } else {
-            Err(Unresolved::FileReplaced)
-        };
+        return if found.as_deref() == Some(expected) { Ok(file) } else { Err(Unresolved::FileReplaced) };
     }
     if key.inode == 0 {
         return Err(Unresolved::Unverifiable);
@@ -130,24 +115,14 @@ fn open_path(root: Option<&Path>, key: &FileKey<'_>) -> PathBuf {
 }
 
 /// Answers of Go's table, and whether this is a Go program at all.
-fn resolve_go(
-    strings: &mut Strings,
-    file: &File,
-    key: &FileKey<'_>,
-    wants: &[Want],
-) -> (bool, Vec<Outcome>) {
-    let unnamed = || {
-        wants
-            .iter()
-            .map(|_| Outcome::Unnamed(Unresolved::NoSymbol))
-            .collect()
-    };
+fn resolve_go(strings: &mut Strings, file: &File, key: &FileKey<'_>, wants: &[Want]) -> (bool, Vec<Outcome>) {
+    let unnamed = || wants.iter().map(|_| Outcome::Unnamed(Unresolved::NoSymbol)).collect();
     let go = match file.try_clone().map(GoBinary::from_file) {
         Ok(Ok(Some(go))) => go,
         // A Go program whose table is damaged: only exact symbols are trusted.
-        Ok(Err(
-            super::gopclntab::Error::Malformed { .. } | super::gopclntab::Error::TooOld { .. },
-        )) => return (true, unnamed()),
+        Ok(Err(super::gopclntab::Error::Malformed { .. } | super::gopclntab::Error::TooOld { .. })) => {
+            return (true, unnamed());
+        }
         _ => return (false, unnamed()),
     };
     // Neighbours share blocks of the table: look up in address order.
@@ -159,21 +134,13 @@ fn resolve_go(
         if let Some(function) = go.lookup_file_offset(want.lookup_offset)
             && let Some(slot) = outcomes.get_mut(at)
         {
-            *slot = Outcome::Named(
-                SymbolSource::Pclntab,
-                go_symbols(strings, key, want, function),
-            );
+            *slot = Outcome::Named(SymbolSource::Pclntab, go_symbols(strings, key, want, function));
         }
     }
     (true, outcomes)
 }
 
-fn go_symbols(
-    strings: &mut Strings,
-    key: &FileKey<'_>,
-    want: &Want,
-    function: Function,
-) -> Vec<Symbol> {
+fn go_symbols(strings: &mut Strings, key: &FileKey<'_>, want: &Want, function: Function) -> Vec<Symbol> {
     let module = strings.intern(key.path);
     let last = function.frames.len().saturating_sub(1);
     let symbol = |(at, frame): (usize, Frame)| Symbol {
@@ -185,34 +152,13 @@ fn go_symbols(
         function_addr: (at == last).then_some(function.entry),
         source: SymbolSource::Pclntab,
     };
-    function
-        .frames
-        .into_iter()
-        .enumerate()
-        .map(symbol)
-        .collect()
+    function.frames.into_iter().enumerate().map(symbol).collect()
 }
 
 /// Answers of DWARF and ELF symbols.
-fn resolve_elf(
-    strings: &mut Strings,
-    file: &File,
-    key: &FileKey<'_>,
-    wants: &[Want],
-    is_go: bool,
-) -> Vec<Outcome> {
-    let failed = |reason| {
-        wants
-            .iter()
-            .map(|_| Outcome::Unnamed(reason))
-            .collect::<Vec<_>>()
-    };
-    let is_elf = file
-        .try_clone()
-        .and_then(Source::from_file)
-        .ok()
-        .and_then(ElfFile::parse)
-        .is_some();
+fn resolve_elf(strings: &mut Strings, file: &File, key: &FileKey<'_>, wants: &[Want], is_go: bool) -> Vec<Outcome> {
+    let failed = |reason| wants.iter().map(|_| Outcome::Unnamed(reason)).collect::<Vec<_>>();
+    let is_elf = file.try_clone().and_then(Source::from_file).ok().and_then(ElfFile::parse).is_some();
     if !is_elf {
         return failed(Unresolved::NotElf);
     }
@@ -224,9 +170,8 @@ fn resolve_elf(
         .into_iter()
         .find_map(|debug_syms| {
             // A hostile file must not end the recording.
-            let attempt = catch_unwind(AssertUnwindSafe(|| {
-                blazesym_outcomes(strings, &path, key, wants, is_go, debug_syms)
-            }));
+            let attempt =
+                catch_unwind(AssertUnwindSafe(|| blazesym_outcomes(strings, &path, key, wants, is_go, debug_syms)));
             attempt.ok().flatten()
         })
         .unwrap_or_else(|| failed(Unresolved::Failed))
@@ -244,9 +189,7 @@ fn blazesym_outcomes(
     elf.debug_syms = debug_syms;
     let symbolizer = Blazesym::builder().enable_auto_reload(false).build();
     let offsets: Vec<u64> = wants.iter().map(|want| want.lookup_offset).collect();
-    let found = symbolizer
-        .symbolize(&BlazeSource::Elf(elf), Input::FileOffset(&offsets))
-        .ok()?;
+    let found = symbolizer.symbolize(&BlazeSource::Elf(elf), Input::FileOffset(&offsets)).ok()?;
     let outcomes = wants.iter().zip(found).map(|(want, found)| match found {
         Symbolized::Sym(sym) if fits(&sym, is_go) => {
             let source = if sym.code_info.is_some() || !sym.inlined.is_empty() {
@@ -279,23 +222,18 @@ fn elf_symbols(
     source: SymbolSource,
 ) -> Vec<Symbol> {
     let module = strings.intern(key.path);
-    let mut symbol =
-        |name: &str, code: Option<&blazesym::symbolize::CodeInfo<'_>>, function_addr| Symbol {
-            function: strings.intern(name),
-            file: code.map(|code| strings.intern(&code.to_path().to_string_lossy())),
-            line: code.and_then(|code| code.line),
-            module: module.clone(),
-            module_offset: Some(want.offset),
-            function_addr,
-            source,
-        };
+    let mut symbol = |name: &str, code: Option<&blazesym::symbolize::CodeInfo<'_>>, function_addr| Symbol {
+        function: strings.intern(name),
+        file: code.map(|code| strings.intern(&code.to_path().to_string_lossy())),
+        line: code.and_then(|code| code.line),
+        module: module.clone(),
+        module_offset: Some(want.offset),
+        function_addr,
+        source,
+    };
     // blazesym lists inlined calls from the outermost to the innermost.
-    let mut symbols: Vec<Symbol> = sym
-        .inlined
-        .iter()
-        .rev()
-        .map(|inlined| symbol(&inlined.name, inlined.code_info.as_ref(), None))
-        .collect();
+    let mut symbols: Vec<Symbol> =
+        sym.inlined.iter().rev().map(|inlined| symbol(&inlined.name, inlined.code_info.as_ref(), None)).collect();
     symbols.push(symbol(&sym.name, sym.code_info.as_deref(), Some(sym.addr)));
     symbols
 }

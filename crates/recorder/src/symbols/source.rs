@@ -32,21 +32,13 @@ impl Source {
     /// A source over an open regular file; its size is taken once, now.
     pub(crate) fn from_file(file: File) -> std::io::Result<Self> {
         let len_bytes = file.metadata()?.len();
-        Ok(Self {
-            backing: Backing::File(file),
-            len_bytes,
-            cache: RefCell::default(),
-        })
+        Ok(Self { backing: Backing::File(file), len_bytes, cache: RefCell::default() })
     }
 
     /// A source over bytes in memory.
     pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
         let len_bytes = bytes.len() as u64;
-        Self {
-            backing: Backing::Bytes(bytes),
-            len_bytes,
-            cache: RefCell::default(),
-        }
+        Self { backing: Backing::Bytes(bytes), len_bytes, cache: RefCell::default() }
     }
 
     /// Size in bytes when it was opened.
@@ -62,9 +54,7 @@ impl Source {
         }
         match &self.backing {
             Backing::Bytes(bytes) => {
-                out.copy_from_slice(
-                    bytes.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)?,
-                );
+                out.copy_from_slice(bytes.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)?);
                 Some(())
             }
             Backing::File(file) => self.cache.borrow_mut().read(file, offset, out),
@@ -83,13 +73,7 @@ impl Source {
     /// Call `visit(offset, bytes)` over `len_bytes` bytes from `start`, in
     /// chunks that overlap by `overlap` bytes, until it returns `false` or a
     /// read fails. Bytes past the end of the file are left out.
-    pub(crate) fn scan(
-        &self,
-        start: u64,
-        len_bytes: u64,
-        overlap: usize,
-        mut visit: impl FnMut(u64, &[u8]) -> bool,
-    ) {
+    pub(crate) fn scan(&self, start: u64, len_bytes: u64, overlap: usize, mut visit: impl FnMut(u64, &[u8]) -> bool) {
         const CHUNK: usize = 256 * 1024;
         let end = start.saturating_add(len_bytes).min(self.len_bytes);
         let mut buffer = Vec::new();
@@ -142,11 +126,7 @@ impl BlockCache {
     }
 
     fn load(&mut self, file: &File, number: u64) -> Option<usize> {
-        if self
-            .slots
-            .get(self.last)
-            .is_some_and(|block| block.number == number)
-        {
+        if self.slots.get(self.last).is_some_and(|block| block.number == number) {
             return Some(self.last);
         }
         if let Some(&slot) = self.index.get(&number) {
@@ -156,10 +136,7 @@ impl BlockCache {
         let mut bytes = vec![0; BLOCK_BYTES];
         let mut filled = 0;
         while filled < BLOCK_BYTES {
-            match file.read_at(
-                bytes.get_mut(filled..)?,
-                number * BLOCK_BYTES as u64 + filled as u64,
-            ) {
+            match file.read_at(bytes.get_mut(filled..)?, number * BLOCK_BYTES as u64 + filled as u64) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

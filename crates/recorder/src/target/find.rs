@@ -145,9 +145,8 @@ pub fn by_pid(pid: u32) -> Result<Found, FindError> {
 /// If there is none; the hint names processes with a similar name or executable.
 pub fn by_comm(name: &str) -> Result<Vec<ProcessFacts>, FindError> {
     let wanted = &name.as_bytes()[..name.len().min(15)];
-    let matches = |pid: &u32| {
-        fs::read(format!("/proc/{pid}/comm")).is_ok_and(|c| c.strip_suffix(b"\n").unwrap_or(&c) == wanted)
-    };
+    let matches =
+        |pid: &u32| fs::read(format!("/proc/{pid}/comm")).is_ok_and(|c| c.strip_suffix(b"\n").unwrap_or(&c) == wanted);
     let found: Vec<_> = all_pids().into_iter().filter(matches).filter_map(user_process).collect();
     if found.is_empty() {
         return Err(FindError::NoSuchComm { name: name.to_owned(), hint: similar(name) });
@@ -215,11 +214,8 @@ fn thread_group(tid: u32) -> Option<u32> {
 fn limits(pid: u32) -> BTreeMap<String, u64> {
     let parsed = fs::read(format!("/proc/{pid}/limits")).ok().and_then(|b| Limits::from_buf_read(&b[..]).ok());
     let Some(l) = parsed else { return BTreeMap::new() };
-    let named: [(&str, Limit); 3] = [
-        ("RLIMIT_AS", l.max_address_space),
-        ("RLIMIT_DATA", l.max_data_size),
-        ("RLIMIT_MEMLOCK", l.max_locked_memory),
-    ];
+    let named: [(&str, Limit); 3] =
+        [("RLIMIT_AS", l.max_address_space), ("RLIMIT_DATA", l.max_data_size), ("RLIMIT_MEMLOCK", l.max_locked_memory)];
     let finite = named.into_iter().filter_map(|(name, limit)| match limit.soft_limit {
         LimitValue::Value(bytes) => Some((name.to_owned(), bytes)),
         LimitValue::Unlimited => None,

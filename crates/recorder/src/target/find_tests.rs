@@ -41,7 +41,9 @@ fn a_pid_has_its_facts() {
 
 #[test]
 fn limits_are_finite_or_absent() {
-    let child = Killed(Command::new("sh").args(["-c", "ulimit -S -v 1000000; ulimit -S -d unlimited; exec sleep 30"]).spawn().unwrap());
+    let child = Killed(
+        Command::new("sh").args(["-c", "ulimit -S -v 1000000; ulimit -S -d unlimited; exec sleep 30"]).spawn().unwrap(),
+    );
     let pid = child.0.id();
     while comm(pid).as_deref() != Some("sleep") {
         std::thread::sleep(std::time::Duration::from_millis(1));
@@ -56,7 +58,10 @@ fn a_thread_id_leads_to_its_process() {
     // In a child: a thread of this process would be refused as ourselves.
     let child = Killed(
         Command::new("python3")
-            .args(["-c", "import threading,time\nthreading.Thread(target=time.sleep,args=(30,)).start()\ntime.sleep(30)"])
+            .args([
+                "-c",
+                "import threading,time\nthreading.Thread(target=time.sleep,args=(30,)).start()\ntime.sleep(30)",
+            ])
             .spawn()
             .unwrap_or_else(|_| Command::new("sleep").arg("30").spawn().unwrap()),
     );
@@ -101,7 +106,8 @@ fn what_cannot_be_a_target_says_why() {
 #[test]
 fn a_name_finds_all_its_processes() {
     let (_dir, one) = sleeper("mtcommtest");
-    let two = Killed(Command::new(fs::read_link(format!("/proc/{}/exe", one.0.id())).unwrap()).arg("30").spawn().unwrap());
+    let two =
+        Killed(Command::new(fs::read_link(format!("/proc/{}/exe", one.0.id())).unwrap()).arg("30").spawn().unwrap());
     while comm(two.0.id()).as_deref() != Some("mtcommtest") {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }

@@ -60,7 +60,9 @@ impl Probe for Faults {
                 Variant {
                     name: "software_event",
                     programs: &[MINOR_END, MAJOR_END],
-                    lacks: Some("the kernel has no page_fault_user tracepoint: faults have no duration and no error code"),
+                    lacks: Some(
+                        "the kernel has no page_fault_user tracepoint: faults have no duration and no error code",
+                    ),
                 },
             ]
         }

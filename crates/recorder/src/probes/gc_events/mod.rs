@@ -75,7 +75,8 @@ impl Probe for GcEvents {
             _ => return Err(Undecodable),
         };
         // stwReason is a uint8: the rest of the register is whatever was there before.
-        let reason = (event == GcEventKind::StopTheWorld && sink.has_stw_reason.contains(&h.pid)).then_some(h.aux & 0xff);
+        let reason =
+            (event == GcEventKind::StopTheWorld && sink.has_stw_reason.contains(&h.pid)).then_some(h.aux & 0xff);
         sink.push(GcEvent { ts: h.ts, pid: h.pid, tid: h.tid, event, reason });
         Ok(())
     }

@@ -175,7 +175,10 @@ mod tests {
     fn an_executable_file_map_is_news_for_the_symboliser() {
         let c = call(9, 0x7f00_0000_0000, [0, 8192, 5, 2, 3, 4096], Some((8 << 20 | 1, 77)));
         let code = c.new_code().unwrap();
-        assert_eq!((code.start, code.len, code.offset, code.dev, code.inode), (0x7f00_0000_0000, 8192, 4096, 0x801, 77));
+        assert_eq!(
+            (code.start, code.len, code.offset, code.dev, code.inode),
+            (0x7f00_0000_0000, 8192, 4096, 0x801, 77)
+        );
         assert_eq!(c.row().offset_bytes, Some(4096));
         assert_eq!(call(9, -12, [0, 8192, 5, 2, 3, 4096], Some((1, 77))).new_code(), None);
         assert_eq!(call(9, 4096, [0, 8192, 1, 2, 3, 4096], Some((1, 77))).new_code(), None);

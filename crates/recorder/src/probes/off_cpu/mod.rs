@@ -36,7 +36,11 @@ impl Probe for OffCpu {
             &[
                 Variant { name: "tp_btf", programs: &[Program::trace("switch_with_state")], lacks: None },
                 // Before 5.18 the state is read from the task, which a wake-up on another CPU may have changed.
-                Variant { name: "tp_btf_without_state", programs: &[Program::trace("switch_without_state")], lacks: None },
+                Variant {
+                    name: "tp_btf_without_state",
+                    programs: &[Program::trace("switch_without_state")],
+                    lacks: None,
+                },
             ]
         }
     }

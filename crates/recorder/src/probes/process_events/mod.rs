@@ -144,7 +144,10 @@ mod tests {
     #[test]
     fn an_exec_has_its_path_and_a_name_that_is_not_utf_8_is_kept_as_far_as_it_goes() {
         let life = Life::decode(&record(1, b"./run")).unwrap();
-        assert_eq!((life.kind, life.path.as_deref(), life.comm.as_str()), (LifeKind::Exec, Some("./run"), "a\u{fffd}b"));
+        assert_eq!(
+            (life.kind, life.path.as_deref(), life.comm.as_str()),
+            (LifeKind::Exec, Some("./run"), "a\u{fffd}b")
+        );
         assert_eq!((life.status, life.image, life.parent), (256, 3, 4));
         assert_eq!(life.program, Some(Executable { code_addr: 0x40_1000, dev: 0x801, inode: 77 }));
     }

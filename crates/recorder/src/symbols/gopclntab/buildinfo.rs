@@ -20,11 +20,7 @@ pub(super) fn version(elf: &ElfFile) -> Option<String> {
         return None;
     }
     // Flag bit 1: the strings follow in line (Go 1.18 and later).
-    let (at, len_bytes) = if head[15] & 2 != 0 {
-        inline(elf, offset + 32)?
-    } else {
-        pointer(elf, offset)?
-    };
+    let (at, len_bytes) = if head[15] & 2 != 0 { inline(elf, offset + 32)? } else { pointer(elf, offset)? };
     if len_bytes == 0 || len_bytes > MAX_VERSION_BYTES {
         return None;
     }
@@ -58,18 +54,11 @@ fn pointer(elf: &ElfFile, offset: u64) -> Option<(u64, u64)> {
 fn search(elf: &ElfFile) -> Option<u64> {
     let mut found = None;
     for load in elf.loads().filter(|load| !load.executable) {
-        elf.source().scan(
-            load.offset,
-            load.file_bytes.min(MAX_SCAN_BYTES),
-            0,
-            |at, bytes| {
-                let hit = bytes
-                    .chunks(ALIGN as usize)
-                    .position(|chunk| chunk.starts_with(MAGIC));
-                found = hit.map(|index| at + index as u64 * ALIGN);
-                found.is_none()
-            },
-        );
+        elf.source().scan(load.offset, load.file_bytes.min(MAX_SCAN_BYTES), 0, |at, bytes| {
+            let hit = bytes.chunks(ALIGN as usize).position(|chunk| chunk.starts_with(MAGIC));
+            found = hit.map(|index| at + index as u64 * ALIGN);
+            found.is_none()
+        });
         if found.is_some() {
             break;
         }

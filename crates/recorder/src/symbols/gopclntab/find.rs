@@ -44,50 +44,40 @@ fn search(elf: &ElfFile) -> Result<Option<Header>, Error> {
     let mut hits = 0;
     for load in elf.loads() {
         let mut proven = None;
-        elf.source().scan(
-            load.offset,
-            load.file_bytes.min(MAX_SCAN_BYTES),
-            MAX_HEADER_BYTES,
-            |at, bytes| {
-                for (index, candidate) in bytes
-                    .windows(8)
-                    .enumerate()
-                    .filter(|(_, raw)| raw[4] == 0 && raw[5] == 0)
-                {
-                    let offset = at + index as u64;
-                    // The linker aligns the table to 32 bytes, older ones to words.
-                    if !offset.is_multiple_of(elf.word_bytes()) {
-                        continue;
-                    }
-                    match Magic::read(elf, candidate) {
-                        Some(Magic::Known(_)) => {}
-                        Some(Magic::TooOld) => {
-                            too_old.get_or_insert(offset);
-                            continue;
-                        }
-                        None => continue,
-                    }
-                    let within = offset - load.offset;
-                    let Some(vaddr) = load.vaddr.checked_add(within) else {
-                        continue;
-                    };
-                    let Ok(header) = Header::parse(elf, offset, vaddr, load.file_bytes - within)
-                    else {
-                        continue;
-                    };
-                    hits += 1;
-                    if moduledata::find(elf, &header).is_some() {
-                        proven = Some(header);
-                        return false;
-                    }
-                    unproven.get_or_insert(header);
-                    if hits == MAX_SEARCH_HITS {
-                        return false;
-                    }
+        elf.source().scan(load.offset, load.file_bytes.min(MAX_SCAN_BYTES), MAX_HEADER_BYTES, |at, bytes| {
+            for (index, candidate) in bytes.windows(8).enumerate().filter(|(_, raw)| raw[4] == 0 && raw[5] == 0) {
+                let offset = at + index as u64;
+                // The linker aligns the table to 32 bytes, older ones to words.
+                if !offset.is_multiple_of(elf.word_bytes()) {
+                    continue;
                 }
-                true
-            },
-        );
+                match Magic::read(elf, candidate) {
+                    Some(Magic::Known(_)) => {}
+                    Some(Magic::TooOld) => {
+                        too_old.get_or_insert(offset);
+                        continue;
+                    }
+                    None => continue,
+                }
+                let within = offset - load.offset;
+                let Some(vaddr) = load.vaddr.checked_add(within) else {
+                    continue;
+                };
+                let Ok(header) = Header::parse(elf, offset, vaddr, load.file_bytes - within) else {
+                    continue;
+                };
+                hits += 1;
+                if moduledata::find(elf, &header).is_some() {
+                    proven = Some(header);
+                    return false;
+                }
+                unproven.get_or_insert(header);
+                if hits == MAX_SEARCH_HITS {
+                    return false;
+                }
+            }
+            true
+        });
         if proven.is_some() {
             return Ok(proven);
         }

@@ -49,8 +49,7 @@ impl Record {
         if index >= self.pcdata_count {
             return None;
         }
-        elf.u32(self.arrays.checked_add(4 * u64::from(index))?)
-            .filter(|&table| table != 0)
+        elf.u32(self.arrays.checked_add(4 * u64::from(index))?).filter(|&table| table != 0)
     }
 
     /// Offset of the `index`-th function data from `gofunc` (Go 1.18+).
@@ -59,8 +58,7 @@ impl Record {
             return None;
         }
         let slot = u64::from(self.pcdata_count) + u64::from(index);
-        elf.u32(self.arrays.checked_add(4 * slot)?)
-            .filter(|&offset| offset != u32::MAX)
+        elf.u32(self.arrays.checked_add(4 * slot)?).filter(|&offset| offset != u32::MAX)
     }
 }
 
@@ -68,15 +66,8 @@ impl Record {
 const PCDATA_INLINE_INDEX: u32 = 2;
 
 impl Tables {
-    pub(super) fn new(
-        elf: &ElfFile,
-        header: Header,
-        module: Option<Module>,
-    ) -> Result<Self, Error> {
-        let malformed = |reason| Error::Malformed {
-            offset: header.offset,
-            reason,
-        };
+    pub(super) fn new(elf: &ElfFile, header: Header, module: Option<Module>) -> Result<Self, Error> {
+        let malformed = |reason| Error::Malformed { offset: header.offset, reason };
         let text = match &module {
             Some(module) => module.text,
             None => header.text_start,
@@ -86,18 +77,8 @@ impl Tables {
                 "the text start is unknown: the header has 0 (Go 1.27, or PIE) and no module data points to the table",
             ));
         }
-        let mut tables = Self {
-            header,
-            text,
-            trees: None,
-            total_steps: Cell::new(0),
-            total_name_bytes: Cell::new(0),
-        };
-        if tables.header.layout == Layout::V116
-            && tables
-                .index_entry(elf, 0)
-                .is_none_or(|(entry, _)| entry == 0)
-        {
+        let mut tables = Self { header, text, trees: None, total_steps: Cell::new(0), total_name_bytes: Cell::new(0) };
+        if tables.header.layout == Layout::V116 && tables.index_entry(elf, 0).is_none_or(|(entry, _)| entry == 0) {
             let offset = tables.header.offset;
             return Err(Error::Malformed {
                 offset,
@@ -130,22 +111,11 @@ impl Tables {
         let at = self.header.table + index * 2 * size;
         if self.header.layout == Layout::V116 {
             // The last entry is an address alone.
-            let offset = if index < self.count() {
-                elf.word(at + size)?
-            } else {
-                0
-            };
+            let offset = if index < self.count() { elf.word(at + size)? } else { 0 };
             return Some((elf.word(at)?, offset));
         }
-        let offset = if index < self.count() {
-            elf.u32(at + size)?
-        } else {
-            0
-        };
-        Some((
-            self.text.checked_add(u64::from(elf.u32(at)?))?,
-            u64::from(offset),
-        ))
+        let offset = if index < self.count() { elf.u32(at + size)? } else { 0 };
+        Some((self.text.checked_add(u64::from(elf.u32(at)?))?, u64::from(offset)))
     }
 
     /// The `index`-th function's record.
@@ -155,18 +125,10 @@ impl Tables {
         }
         let (entry, offset) = self.index_entry(elf, index)?;
         let (end, _) = self.index_entry(elf, index + 1)?;
-        let own = if self.header.layout == Layout::V116 {
-            elf.word_bytes()
-        } else {
-            4
-        };
+        let own = if self.header.layout == Layout::V116 { elf.word_bytes() } else { 4 };
         let fields = self.header.table.checked_add(offset)?.checked_add(own)?;
         let mut raw = [0; 40];
-        let len = if self.header.layout == Layout::V120 {
-            40
-        } else {
-            36
-        };
+        let len = if self.header.layout == Layout::V120 { 40 } else { 36 };
         let raw = raw.get_mut(..len)?;
         if fields.checked_add(len as u64)? > self.header.end {
             return None;
@@ -183,11 +145,7 @@ impl Tables {
             line_values: number(5)?,
             pcdata_count: number(6)?,
             unit: number(7)?,
-            start_line: if self.header.layout == Layout::V120 {
-                number(8).filter(|&line| line != 0)
-            } else {
-                None
-            },
+            start_line: if self.header.layout == Layout::V120 { number(8).filter(|&line| line != 0) } else { None },
             function_id: *tail.first()?,
             funcdata_count: *tail.last()?,
             arrays: fields + len as u64,
@@ -210,17 +168,11 @@ impl Tables {
     pub(super) fn lookup(&self, elf: &ElfFile, pc: u64) -> Option<Function> {
         let record = self.record(elf, self.index_of(elf, pc)?)?;
         let within = pc.checked_sub(record.entry)?;
-        let mut steps =
-            MAX_LOOKUP_STEPS.min(MAX_TOTAL_STEPS - self.total_steps.get().min(MAX_TOTAL_STEPS));
+        let mut steps = MAX_LOOKUP_STEPS.min(MAX_TOTAL_STEPS - self.total_steps.get().min(MAX_TOTAL_STEPS));
         let granted = steps;
         let frames = inline::frames(self, elf, &record, within, &mut steps);
-        self.total_steps
-            .set(self.total_steps.get() + (granted - steps));
-        Some(Function {
-            entry: record.entry,
-            end: record.end,
-            frames: frames?,
-        })
+        self.total_steps.set(self.total_steps.get() + (granted - steps));
+        Some(Function { entry: record.entry, end: record.end, frames: frames? })
     }
 
     /// Index of the function that contains `pc`.
@@ -233,30 +185,15 @@ impl Tables {
         let (mut low, mut high) = (0, self.count());
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if self.index_entry(elf, middle)?.0 <= pc {
-                low = middle
-            } else {
-                high = middle
-            }
+            if self.index_entry(elf, middle)?.0 <= pc { low = middle } else { high = middle }
         }
         Some(low)
     }
 
     /// The physical frame at `within` bytes after the entry.
-    pub(super) fn physical(
-        &self,
-        elf: &ElfFile,
-        record: &Record,
-        within: u64,
-        steps: &mut u64,
-    ) -> Option<Frame> {
+    pub(super) fn physical(&self, elf: &ElfFile, record: &Record, within: u64, steps: &mut u64) -> Option<Frame> {
         let (file, line) = self.position(elf, record, within, steps);
-        Some(Frame {
-            name: self.name(elf, record.name)?,
-            file,
-            line,
-            start_line: record.start_line,
-        })
+        Some(Frame { name: self.name(elf, record.name)?, file, line, start_line: record.start_line })
     }
 
     /// File and line at `within` bytes after the entry.
@@ -270,20 +207,12 @@ impl Tables {
         let file = self
             .value(elf, record.file_values, within, steps)
             .and_then(|number| self.file(elf, record, u32::try_from(number).ok()?));
-        let line = self
-            .value(elf, record.line_values, within, steps)
-            .and_then(|line| u32::try_from(line).ok());
+        let line = self.value(elf, record.line_values, within, steps).and_then(|line| u32::try_from(line).ok());
         (file, line.filter(|&line| line > 0))
     }
 
     /// Index into the inline tree at `within`; `None` in the function itself.
-    pub(super) fn inline_index(
-        &self,
-        elf: &ElfFile,
-        record: &Record,
-        within: u64,
-        steps: &mut u64,
-    ) -> Option<u32> {
+    pub(super) fn inline_index(&self, elf: &ElfFile, record: &Record, within: u64, steps: &mut u64) -> Option<u32> {
         let table = record.pcdata(elf, PCDATA_INLINE_INDEX)?;
         u32::try_from(self.value(elf, table, within, steps)?).ok()
     }
@@ -312,22 +241,17 @@ impl Tables {
         };
         let at = self.header.names + u64::from(offset);
         // Up to Go 1.21 the first name has no NUL before it.
-        at < self.header.units
-            && byte(at).is_some_and(|first| first != 0)
-            && (offset == 0 || byte(at - 1) == Some(0))
+        at < self.header.units && byte(at).is_some_and(|first| first != 0) && (offset == 0 || byte(at - 1) == Some(0))
     }
 
     fn text_at(&self, elf: &ElfFile, start: u64, end: u64, offset: u32) -> Option<String> {
         let at = start + u64::from(offset);
-        let limit = usize::try_from(end.checked_sub(at)?)
-            .ok()?
-            .min(MAX_NAME_BYTES);
+        let limit = usize::try_from(end.checked_sub(at)?).ok()?.min(MAX_NAME_BYTES);
         if self.total_name_bytes.get() > MAX_TOTAL_NAME_BYTES {
             return None;
         }
         let text = elf.c_string(at, limit).filter(|text| !text.is_empty())?;
-        self.total_name_bytes
-            .set(self.total_name_bytes.get() + text.len() as u64);
+        self.total_name_bytes.set(self.total_name_bytes.get() + text.len() as u64);
         Some(text)
     }
 
@@ -374,11 +298,7 @@ impl Tables {
             let Some(record) = self.record(elf, index) else {
                 continue;
             };
-            for (slot, _) in offsets
-                .iter()
-                .enumerate()
-                .filter(|(_, at)| **at == Some(record.name))
-            {
+            for (slot, _) in offsets.iter().enumerate().filter(|(_, at)| **at == Some(record.name)) {
                 // Wrappers have the highest function id of their release.
                 let candidate = (record.function_id, record.entry);
                 if let Some(best) = found.get_mut(slot)
@@ -388,10 +308,7 @@ impl Tables {
                 }
             }
         }
-        found
-            .into_iter()
-            .map(|entry| entry.map(|(_, entry)| entry))
-            .collect()
+        found.into_iter().map(|entry| entry.map(|(_, entry)| entry)).collect()
     }
 
     fn name_offsets(&self, elf: &ElfFile, names: &[&str]) -> Vec<Option<u32>> {
@@ -400,29 +317,24 @@ impl Tables {
         let mut current = Vec::with_capacity(longest + 1);
         let mut started = 0_u64;
         let size_bytes = self.header.units - self.header.names;
-        elf.source()
-            .scan(self.header.names, size_bytes, 0, |at, bytes| {
-                for (index, &byte) in bytes.iter().enumerate() {
-                    if byte != 0 {
-                        if current.len() <= longest {
-                            current.push(byte);
-                        }
-                        continue;
+        elf.source().scan(self.header.names, size_bytes, 0, |at, bytes| {
+            for (index, &byte) in bytes.iter().enumerate() {
+                if byte != 0 {
+                    if current.len() <= longest {
+                        current.push(byte);
                     }
-                    for (slot, _) in names
-                        .iter()
-                        .enumerate()
-                        .filter(|(_, name)| name.as_bytes() == current)
-                    {
-                        if let Some(offset) = offsets.get_mut(slot) {
-                            *offset = u32::try_from(started).ok();
-                        }
-                    }
-                    current.clear();
-                    started = at - self.header.names + index as u64 + 1;
+                    continue;
                 }
-                true
-            });
+                for (slot, _) in names.iter().enumerate().filter(|(_, name)| name.as_bytes() == current) {
+                    if let Some(offset) = offsets.get_mut(slot) {
+                        *offset = u32::try_from(started).ok();
+                    }
+                }
+                current.clear();
+                started = at - self.header.names + index as u64 + 1;
+            }
+            true
+        });
         offsets
     }
 }
@@ -439,14 +351,7 @@ struct Bytes<'a> {
 
 impl<'a> Bytes<'a> {
     fn new(elf: &'a ElfFile, at: u64, end: u64) -> Self {
-        Self {
-            elf,
-            at,
-            end,
-            buffer: [0; 128],
-            filled: 0,
-            used: 0,
-        }
+        Self { elf, at, end, buffer: [0; 128], filled: 0, used: 0 }
     }
 
     fn next(&mut self) -> Option<u8> {
@@ -455,9 +360,7 @@ impl<'a> Bytes<'a> {
             if take == 0 {
                 return None;
             }
-            self.elf
-                .source()
-                .read(self.at, self.buffer.get_mut(..take as usize)?)?;
+            self.elf.source().read(self.at, self.buffer.get_mut(..take as usize)?)?;
             self.at += take;
             self.filled = take as usize;
             self.used = 0;

@@ -74,33 +74,21 @@ impl Magic {
 impl Header {
     /// Read and check the header at a file offset; `size_bytes` bounds the
     /// table.
-    pub(super) fn parse(
-        elf: &ElfFile,
-        offset: u64,
-        vaddr: u64,
-        size_bytes: u64,
-    ) -> Result<Self, Error> {
+    pub(super) fn parse(elf: &ElfFile, offset: u64, vaddr: u64, size_bytes: u64) -> Result<Self, Error> {
         let malformed = |reason| Error::Malformed { offset, reason };
         let mut first = [0; 8];
-        elf.source()
-            .read(offset, &mut first)
-            .ok_or_else(|| malformed("the header is cut off"))?;
+        elf.source().read(offset, &mut first).ok_or_else(|| malformed("the header is cut off"))?;
         let layout = match Magic::read(elf, &first) {
             Some(Magic::Known(layout)) => layout,
             Some(Magic::TooOld) => return Err(Error::TooOld { offset }),
             None => {
-                return Err(malformed(
-                    "unknown magic number: the layout of a future Go release, or no table",
-                ));
+                return Err(malformed("unknown magic number: the layout of a future Go release, or no table"));
             }
         };
-        let size_bytes = size_bytes
-            .min(elf.source().len_bytes().saturating_sub(offset))
-            .min(MAX_TABLE_BYTES);
+        let size_bytes = size_bytes.min(elf.source().len_bytes().saturating_sub(offset)).min(MAX_TABLE_BYTES);
         let word = elf.word_bytes();
         let slot = |index: u64| {
-            elf.word(offset.saturating_add(8 + index * word))
-                .ok_or_else(|| malformed("the header is cut off"))
+            elf.word(offset.saturating_add(8 + index * word)).ok_or_else(|| malformed("the header is cut off"))
         };
         let has_text = u64::from(layout >= Layout::V118);
         let part = |index: u64| -> Result<u64, Error> {
@@ -128,12 +116,7 @@ impl Header {
     }
 
     fn check(self, word: u64) -> Result<Self, Error> {
-        let malformed = |reason| {
-            Err(Error::Malformed {
-                offset: self.offset,
-                reason,
-            })
-        };
+        let malformed = |reason| Err(Error::Malformed { offset: self.offset, reason });
         if self.functions == 0 || self.functions > MAX_FUNCTIONS {
             return malformed("no functions, or more than 4,194,304");
         }

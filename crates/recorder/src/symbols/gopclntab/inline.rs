@@ -58,41 +58,19 @@ impl InlineTrees {
         // Most trees, not all: hand-written or damaged ones must not cost the
         // rest. A wrong base explains none, as names must start where it says.
         let explained = |trees: &Self| {
-            sample
-                .iter()
-                .filter(|(record, tree)| trees.call(elf, tables, record, *tree, 0).is_some())
-                .count()
+            sample.iter().filter(|(record, tree)| trees.call(elf, tables, record, *tree, 0).is_some()).count()
         };
         module
             .rest
             .iter()
-            .filter_map(|&word| {
-                elf.file_range(word).map(|range| Self {
-                    base: range.start,
-                    end: range.end,
-                })
-            })
+            .filter_map(|&word| elf.file_range(word).map(|range| Self { base: range.start, end: range.end }))
             .find(|trees| 2 * explained(trees) > sample.len())
     }
 
     /// The `index`-th call of a function's tree, if it is one.
-    fn call(
-        &self,
-        elf: &ElfFile,
-        tables: &Tables,
-        record: &Record,
-        tree: u32,
-        index: u32,
-    ) -> Option<Call> {
-        let size: u64 = if tables.layout() == Layout::V120 {
-            16
-        } else {
-            20
-        };
-        let at = self
-            .base
-            .checked_add(u64::from(tree))?
-            .checked_add(u64::from(index) * size)?;
+    fn call(&self, elf: &ElfFile, tables: &Tables, record: &Record, tree: u32, index: u32) -> Option<Call> {
+        let size: u64 = if tables.layout() == Layout::V120 { 16 } else { 20 };
+        let at = self.base.checked_add(u64::from(tree))?.checked_add(u64::from(index) * size)?;
         if at.checked_add(size)? > self.end {
             return None;
         }
@@ -118,20 +96,10 @@ impl InlineTrees {
             }
             let half = elf.u16(at)?;
             let parent = u32::from(half);
-            let parent = OldParent {
-                index: (half != u16::MAX).then_some(parent),
-                file: number(1)?,
-                line: number(2)?,
-            };
-            Call {
-                name: number(3)?,
-                parent_pc: u64::from(number(4)?),
-                start_line: None,
-                parent: Some(parent),
-            }
+            let parent = OldParent { index: (half != u16::MAX).then_some(parent), file: number(1)?, line: number(2)? };
+            Call { name: number(3)?, parent_pc: u64::from(number(4)?), start_line: None, parent: Some(parent) }
         };
-        let fits = call.parent_pc < record.end.checked_sub(record.entry)?
-            && tables.starts_name(elf, call.name);
+        let fits = call.parent_pc < record.end.checked_sub(record.entry)? && tables.starts_name(elf, call.name);
         fits.then_some(call)
     }
 }
@@ -145,9 +113,7 @@ pub(super) fn frames(
     within: u64,
     steps: &mut u64,
 ) -> Option<Vec<Frame>> {
-    let tree = tables
-        .trees()
-        .zip(record.funcdata(elf, FUNCDATA_INLINE_TREE));
+    let tree = tables.trees().zip(record.funcdata(elf, FUNCDATA_INLINE_TREE));
     let Some((trees, tree)) = tree else {
         return Some(vec![tables.physical(elf, record, within, steps)?]);
     };
@@ -162,12 +128,7 @@ pub(super) fn frames(
             break;
         };
         let (file, line) = tables.position(elf, record, at, steps);
-        frames.push(Frame {
-            name: tables.name(elf, call.name)?,
-            file,
-            line,
-            start_line: call.start_line,
-        });
+        frames.push(Frame { name: tables.name(elf, call.name)?, file, line, start_line: call.start_line });
         at = call.parent_pc;
     }
     frames.push(tables.physical(elf, record, at, steps)?);
@@ -189,12 +150,7 @@ fn old_frames(
     while let Some(current) = index.and_then(&call)
         && frames.len() < MAX_FRAMES
     {
-        frames.push(Frame {
-            name: tables.name(elf, current.name)?,
-            file,
-            line,
-            start_line: None,
-        });
+        frames.push(Frame { name: tables.name(elf, current.name)?, file, line, start_line: None });
         let parent = current.parent?;
         file = tables.file(elf, record, parent.file);
         line = Some(parent.line);

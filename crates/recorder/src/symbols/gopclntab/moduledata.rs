@@ -44,20 +44,15 @@ fn pointers_in_place(elf: &ElfFile, target: u64) -> Vec<u64> {
     let mut found = Vec::new();
     // The module is data: with separate code there is no need to read text.
     for load in elf.loads().filter(|load| !load.executable) {
-        elf.source().scan(
-            load.offset,
-            load.file_bytes.min(MAX_SCAN_BYTES),
-            0,
-            |at, bytes| {
-                for (index, raw) in bytes.chunks_exact(word).enumerate() {
-                    if elf.word_of(raw) == Some(target) && found.len() < MAX_CANDIDATES {
-                        let within = at - load.offset + (index * word) as u64;
-                        found.extend(load.vaddr.checked_add(within));
-                    }
+        elf.source().scan(load.offset, load.file_bytes.min(MAX_SCAN_BYTES), 0, |at, bytes| {
+            for (index, raw) in bytes.chunks_exact(word).enumerate() {
+                if elf.word_of(raw) == Some(target) && found.len() < MAX_CANDIDATES {
+                    let within = at - load.offset + (index * word) as u64;
+                    found.extend(load.vaddr.checked_add(within));
                 }
-                found.len() < MAX_CANDIDATES
-            },
-        );
+            }
+            found.len() < MAX_CANDIDATES
+        });
     }
     found
 }
@@ -91,10 +86,7 @@ fn read(elf: &ElfFile, header: &Header, vaddr: u64) -> Option<Module> {
     if !slices_match || !ordered || word(17)? != header.functions + 1 {
         return None;
     }
-    Some(Module {
-        text,
-        rest: words.get(FIXED_WORDS..)?.to_vec(),
-    })
+    Some(Module { text, rest: words.get(FIXED_WORDS..)?.to_vec() })
 }
 
 /// The words at an address, with the values of relocations where there are

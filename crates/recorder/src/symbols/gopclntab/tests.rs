@@ -22,11 +22,7 @@ fn elf(table: &[u8]) -> Vec<u8> {
     let size = (TABLE + table.len()) as u64;
     for (flags, offset, vaddr, bytes) in [(4, 0, LOAD, size), (5, 0x100, TEXT, 0x80)] {
         put(&mut file, &[1, flags]);
-        file.extend(
-            [offset, vaddr, vaddr, bytes, bytes, 0x1000_u64]
-                .iter()
-                .flat_map(|word| word.to_le_bytes()),
-        );
+        file.extend([offset, vaddr, vaddr, bytes, bytes, 0x1000_u64].iter().flat_map(|word| word.to_le_bytes()));
     }
     file.resize(TABLE, 0);
     file.extend(table);
@@ -101,8 +97,7 @@ fn every_layout_gives_names_and_lines() {
     for magic in [0xffff_fffa, 0xffff_fff0, 0xffff_fff1] {
         let go = open(magic);
         assert_eq!(go.functions(), 2);
-        let at =
-            |name: &str, line| Some((name.to_string(), Some("main.go".to_string()), Some(line)));
+        let at = |name: &str, line| Some((name.to_string(), Some("main.go".to_string()), Some(line)));
         assert_eq!(line(&go, TEXT), at("main.f", 10), "{magic:#x}");
         assert_eq!(line(&go, TEXT + 15), at("main.f", 10), "{magic:#x}");
         assert_eq!(line(&go, TEXT + 16), at("main.f", 11), "{magic:#x}");
@@ -131,10 +126,7 @@ fn an_unknown_text_start_is_an_error_not_a_guess() {
     let mut bytes = table(0xffff_fff1);
     bytes[24..32].fill(0);
     let error = GoBinary::from_bytes(elf(&bytes)).err().unwrap();
-    assert!(
-        error.to_string().contains("text start is unknown"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("text start is unknown"), "{error}");
 }
 
 #[test]
@@ -154,13 +146,8 @@ fn every_damaged_byte_and_every_length_comes_back() {
             let Ok(Some(go)) = GoBinary::from_bytes(bytes) else {
                 return;
             };
-            let _ = (
-                go.go_version(),
-                go.entry_of("main.main"),
-                go.function(0),
-                go.function(1),
-                go.function(usize::MAX),
-            );
+            let _ =
+                (go.go_version(), go.entry_of("main.main"), go.function(0), go.function(1), go.function(usize::MAX));
             for pc in [TEXT, TEXT + 20, TEXT + 0x7f, 0, u64::MAX] {
                 let _ = (go.lookup(pc), go.file_offset(pc), go.lookup_file_offset(pc));
             }
