@@ -14,7 +14,7 @@ MTRACE_GO_VERSION=${MTRACE_GO_VERSION:-1.25.5}
 MTRACE_GO_MINIMUM=1.25
 
 MTRACE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-MTRACE_CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/mtrace
+MTRACE_CACHE=${MTRACE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/mtrace}
 
 _setup_lists_fresh=
 

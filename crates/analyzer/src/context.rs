@@ -89,7 +89,7 @@ impl Joined {
             .filter_map(|pid| {
                 let mut values = of_source().filter(|s| s.pid == pid).filter_map(|s| s.value);
                 let first = values.next()?;
-                Some(values.last()?.saturating_sub(first))
+                Some(values.next_back()?.saturating_sub(first))
             })
             .max()
     }

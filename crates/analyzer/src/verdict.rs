@@ -70,21 +70,18 @@ fn share(ledger: &Ledger, category: LedgerCategory) -> f64 {
 
 fn from_finding(kind: VerdictKind, f: &Finding) -> Verdict {
     let mut action = sentence(&f.fix.what);
-    match (f.fix.gain_low_ns, f.fix.gain_high_ns, &f.cost) {
-        (Some(low), Some(high), Some(cost)) => {
-            action.push_str(&format!(
-                " The {} gets shorter by {} and keeps {}{}.",
-                cost.window,
-                units::duration_range(low, high),
-                units::duration_range(cost.left_ns(high), cost.left_ns(low)),
-                if cost.recording_ns * 50 > cost.window_ns {
-                    format!(" (another {} of it was the recording itself)", units::duration(cost.recording_ns))
-                } else {
-                    String::new()
-                }
-            ));
-        }
-        _ => {}
+    if let (Some(low), Some(high), Some(cost)) = (f.fix.gain_low_ns, f.fix.gain_high_ns, &f.cost) {
+        action.push_str(&format!(
+            " The {} gets shorter by {} and keeps {}{}.",
+            cost.window,
+            units::duration_range(low, high),
+            units::duration_range(cost.left_ns(high), cost.left_ns(low)),
+            if cost.recording_ns * 50 > cost.window_ns {
+                format!(" (another {} of it was the recording itself)", units::duration(cost.recording_ns))
+            } else {
+                String::new()
+            }
+        ));
     }
     if let Some(caution) = &f.fix.caution {
         action.push(' ');
@@ -158,6 +155,13 @@ fn nothing(joined: &Joined, ledger: &Ledger, findings: &[Finding]) -> Verdict {
             " The largest part: {}, {}.",
             units::category(r.category),
             units::duration(r.wall_ns)
+        ));
+    }
+    let outside = rules::faults_outside(joined, ledger);
+    if outside > total {
+        sentence.push_str(&format!(
+            " Outside of it page faults took {}: another request may be the slow one, look at the timeline.",
+            units::duration(outside)
         ));
     }
     if let Some(f) = findings.first() {

@@ -45,13 +45,11 @@ fn complaints(a: &Analysis, expected: &Value) -> Vec<String> {
     if code.is_some() && of_code.is_empty() {
         out.push(format!("no {code:?} among {:?}", a.findings.iter().map(|f| &f.code).collect::<Vec<_>>()));
     }
-    if let (Some(name), false) = (text("function"), of_code.is_empty()) {
-        if !of_code.iter().any(|f| function(f).ends_with(name)) {
-            out.push(format!(
-                "{name} is not accused, but {:?}",
-                of_code.iter().map(|f| function(f)).collect::<Vec<_>>()
-            ));
-        }
+    let accused: Vec<&str> = of_code.iter().map(|f| function(f)).collect();
+    if let Some(name) =
+        text("function").filter(|name| !accused.is_empty() && !accused.iter().any(|f| f.ends_with(name)))
+    {
+        out.push(format!("{name} is not accused, but {accused:?}"));
     }
     if text("claim").is_some_and(|c| !of_code.iter().any(|f| f.claim.contains(c))) {
         out.push(format!("claims {:?}", of_code.iter().map(|f| &f.claim).collect::<Vec<_>>()));

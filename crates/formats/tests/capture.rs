@@ -12,14 +12,14 @@ use mtrace_formats::tables::{Fault, FaultKind, GcEvent, GcEventKind};
 fn fault(i: u64) -> Fault {
     Fault {
         ts: 1_000_000 + 1_900 * i as i64,
-        dur: (i % 7 != 0).then_some(800 + (i % 300) as i64),
+        dur: (!i.is_multiple_of(7)).then_some(800 + (i % 300) as i64),
         pid: 42,
         tid: 43,
         addr: 0xc0_0000_0000 + i * 4096,
         ip: 0x47_1234,
-        error_code: (i % 7 != 0).then_some(6),
-        kind: if i % 100 == 0 { FaultKind::Major } else { FaultKind::Minor },
-        stack_id: (i % 50 != 0).then_some(7),
+        error_code: (!i.is_multiple_of(7)).then_some(6),
+        kind: if i.is_multiple_of(100) { FaultKind::Major } else { FaultKind::Minor },
+        stack_id: (!i.is_multiple_of(50)).then_some(7),
     }
 }
 

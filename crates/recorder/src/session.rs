@@ -29,7 +29,7 @@ use crate::leaf::Leaves;
 use crate::ring::SharedMaps;
 use crate::sampler::Sampler;
 use crate::target::launch::Launched;
-use crate::{Options, Progress, Summary};
+use crate::{Options, Progress, Summary, TargetSpec};
 pub(crate) use load::Loaded;
 use processes::{Processes, Todo};
 pub(crate) use sink::Sink;
@@ -283,7 +283,8 @@ impl Session<'_> {
                 self.follow(Todo::Ended(pid));
             }
         }
-        self.processes.alive().is_empty()
+        // By name those that start later are wanted, too: such a recording ends by its duration or a signal.
+        !matches!(self.options.target, TargetSpec::Comm(_)) && self.processes.alive().is_empty()
     }
 
     /// The last look at the targets; then a launched one is asked to end, under observation.

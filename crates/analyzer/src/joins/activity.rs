@@ -244,8 +244,7 @@ mod tests {
 
     #[test]
     fn active_time_is_counted_by_parts() {
-        let mut t = Thread::default();
-        t.active = vec![interval(10, 20)];
+        let mut t = Thread { active: vec![interval(10, 20)], ..Thread::default() };
         finish(&mut t, &Life { first: 0, last: 50, born: None, died: None });
         assert_eq!(t.active.iter().map(|i| (i.start, i.end)).collect::<Vec<_>>(), [(0, 10), (20, 50)]);
         assert_eq!(t.active_within(5, 25), 10);

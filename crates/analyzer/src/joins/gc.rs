@@ -50,10 +50,9 @@ pub(crate) fn timing(pid: u32, events: &[&GcEvent], end: i64) -> Timing {
     let mut last_start = None;
     for e in events {
         match e.event {
+            GcEventKind::CycleStart if entered_again(&mut last_start, e) => {}
             GcEventKind::CycleStart => {
-                if !entered_again(&mut last_start, e) {
-                    cycles.push(GcCycle { pid, start_ns: e.ts, mark_end_ns: None, stw: Vec::new() });
-                }
+                cycles.push(GcCycle { pid, start_ns: e.ts, mark_end_ns: None, stw: Vec::new() });
             }
             GcEventKind::MarkTermination => {
                 if let Some(c) = cycles.last_mut().filter(|c| c.mark_end_ns.is_none()) {

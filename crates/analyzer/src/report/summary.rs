@@ -13,7 +13,7 @@ pub(super) fn kind_label(kind: VerdictKind) -> &'static str {
         VerdictKind::Memory => "Memory is the cause",
         VerdictKind::NotMemory => "Not memory",
         VerdictKind::Unexplained => "Unexplained",
-        VerdictKind::NothingFound => "Nothing slow found",
+        VerdictKind::NothingFound => "No single cause found",
     }
 }
 

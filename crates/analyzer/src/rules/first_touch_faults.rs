@@ -1,6 +1,7 @@
 use super::common::{Doubt, main_ledger, not_checked, place, probe_ran, reclaim_look_alike, ruled_out};
 use super::{Outcome, common, rule};
 use crate::context::Joined;
+use crate::joins::FIRST_REQUEST;
 use crate::model::{
     Confidence, Evidence, FaultGroup, Finding, Fix, Ledger, LedgerCategory, LookAlike, NamedStack, TouchKind,
 };
@@ -126,7 +127,7 @@ fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Findi
         against: against(joined, group, mean),
         look_alikes: look_alikes(joined, ledger),
         stacks: stacks(group, faults, group_ns),
-        fix: fix(joined, group, faults, wall_ns),
+        fix: fix(joined, ledger, group, faults, wall_ns),
         cost: Some(cost),
     })
 }
@@ -225,7 +226,7 @@ fn stacks(group: &FaultGroup, faults: u64, ns: i64) -> Vec<NamedStack> {
     out
 }
 
-fn fix(joined: &Joined, group: &FaultGroup, faults: u64, wall_ns: i64) -> Fix {
+fn fix(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, wall_ns: i64) -> Fix {
     let median = joined
         .faults
         .kinds
@@ -234,6 +235,27 @@ fn fix(joined: &Joined, group: &FaultGroup, faults: u64, wall_ns: i64) -> Fix {
         .and_then(|k| k.latency.p50_ns);
     // At least the median service time of each: what outliers and the way in and out of the kernel cost is not sure.
     let low = median.map(|m| wall_ns.min(m.saturating_mul(i64::try_from(faults).unwrap_or(i64::MAX))));
+    let (size, who) = (units::bytes(group.pages * 4096), place(group.toucher.as_ref()));
+    if group.faults > group.pages + group.pages / 20 {
+        return Fix {
+            what: format!(
+                "keep and reuse the {size} that {who} touches: it is mapped anew again and again, and each new mapping has to be touched anew"
+            ),
+            gain_low_ns: low,
+            gain_high_ns: Some(wall_ns),
+            caution: Some(format!("touching it earlier gains nothing; kept memory stays resident ({size})")),
+        };
+    }
+    if ledger.window.name != FIRST_REQUEST {
+        return Fix {
+            what: format!(
+                "touch less memory in {who} ({size}), or let huge pages back it; touching it at another time only moves the cost"
+            ),
+            gain_low_ns: None,
+            gain_high_ns: None,
+            caution: None,
+        };
+    }
     Fix {
         what: format!(
             "touch the {} that {} fills before the service says it is ready (write one byte per page), or fill it at start",

@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use crate::context::Joined;
 use crate::model::{Finding, RuledOut};
 
-pub(crate) use not_memory::{CODE as NOT_MEMORY, memory_ns};
+pub(crate) use not_memory::{CODE as NOT_MEMORY, faults_outside, memory_ns};
 
 /// The registry: every rule, in the order of the rule reference.
 pub const ALL: &[&dyn Rule] = &[

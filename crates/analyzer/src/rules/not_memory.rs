@@ -1,12 +1,12 @@
 use super::common::{Doubt, main_ledger, not_checked, percent, probe_ran, ruled_out};
 use super::{Outcome, common, rule};
 use crate::context::Joined;
-use crate::model::{Confidence, Evidence, Finding, Fix, Ledger, LedgerCategory, LookAlike};
+use crate::model::{Confidence, Evidence, FaultGroup, Finding, Fix, Ledger, LedgerCategory, LookAlike};
 use crate::units;
 
 /// Code of the rule; the verdict treats it as an answer of its own kind.
 pub(crate) const CODE: &str = "not-memory";
-const CAUSE: &str = "something other than memory";
+const CAUSE: &str = "a cause that has nothing to do with memory";
 
 /// Memory's part of the window above which "not memory" is not claimed.
 const MAX_MEMORY_SHARE: f64 = 0.05;
@@ -54,22 +54,39 @@ fn check(joined: &Joined) -> Outcome {
         ));
     };
     let other_ns = ledger.wall_ns(other);
+    let outside = faults_outside(joined, ledger);
+    if outside > total {
+        let why = format!(
+            "page faults outside of the {} took {}: another request may be the slow one",
+            ledger.window.name,
+            units::duration(outside)
+        );
+        return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
+    }
     if share > MAX_MEMORY_SHARE || (other_ns as f64) < MIN_OTHER_SHARE * total as f64 {
-        return Outcome::RuledOut(ruled_out(
-            joined,
-            CODE,
-            CAUSE,
-            format!(
-                "memory took {} of the {}, {} took {}",
-                percent(share),
-                ledger.window.name,
-                name(other),
-                percent(other_ns as f64 / total as f64)
-            ),
-            &["faults", "memory_calls", "off_cpu"],
-        ));
+        let why = format!(
+            "memory took {} of the {}, {} took {}",
+            percent(share),
+            ledger.window.name,
+            name(other),
+            percent(other_ns as f64 / total as f64)
+        );
+        // While memory has the smaller part, something else may well matter more.
+        return Outcome::RuledOut(if share > MIN_OTHER_SHARE {
+            ruled_out(joined, CODE, CAUSE, why, &["faults", "memory_calls", "off_cpu"])
+        } else {
+            not_checked(CODE, CAUSE, why)
+        });
     }
     Outcome::Found(vec![finding(joined, ledger, other, memory)])
+}
+
+/// Service time of the process's faults outside of the window.
+pub(crate) fn faults_outside(joined: &Joined, ledger: &Ledger) -> i64 {
+    let all: i64 = joined.faults.kinds.iter().filter(|k| k.pid == ledger.pid).map(|k| k.latency.sum_ns).sum();
+    let of_window = |g: &FaultGroup| g.in_windows.iter().find(|(w, ..)| *w == ledger.window.name).map_or(0, |w| w.2);
+    let inside: i64 = joined.faults.groups.iter().filter(|g| g.pid == ledger.pid).map(of_window).sum();
+    all - inside
 }
 
 /// Wall time that is memory's.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The command under test.
-pub const MTRACE: &str = env!("CARGO_BIN_EXE_mtrace");
+pub(crate) const MTRACE: &str = env!("CARGO_BIN_EXE_mtrace");
 
 /// A built service, or `None` with a loud reason.
-pub fn service(name: &str) -> Option<PathBuf> {
+pub(crate) fn service(name: &str) -> Option<PathBuf> {
     let Some(dir) = std::env::var_os("MTRACE_SERVICES") else {
         eprintln!("skipped: MTRACE_SERVICES is not set; scripts/test builds the services and sets it");
         return None;
@@ -23,7 +23,7 @@ pub fn service(name: &str) -> Option<PathBuf> {
 }
 
 /// True if this host lets us record; says loudly why not.
-pub fn can_record() -> bool {
+pub(crate) fn can_record() -> bool {
     let dir = tempfile::tempdir().unwrap();
     let out = mtrace(&["record", "-o", dir.path().join("probe.mtrace").to_str().unwrap(), "--", "/bin/true"]);
     // Exit code 4: this host or user cannot record. Anything else is a matter for the tests.
@@ -35,21 +35,21 @@ pub fn can_record() -> bool {
 }
 
 /// Runs mtrace to its end.
-pub fn mtrace(args: &[&str]) -> Output {
+pub(crate) fn mtrace(args: &[&str]) -> Output {
     Command::new(MTRACE).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
 /// A recording of a launched command in the background.
-pub struct Recording {
-    pub capture: PathBuf,
-    pub log: PathBuf,
-    pub stdout: PathBuf,
+pub(crate) struct Recording {
+    pub(crate) capture: PathBuf,
+    pub(crate) log: PathBuf,
+    pub(crate) stdout: PathBuf,
     child: Child,
 }
 
 impl Recording {
     /// `mtrace record [options] -- argv`.
-    pub fn launch(dir: &Path, options: &[&str], argv: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn launch(dir: &Path, options: &[&str], argv: &[&str], env: &[(&str, &str)]) -> Self {
         let mut args = options.to_vec();
         args.push("--");
         args.extend(argv);
@@ -57,7 +57,7 @@ impl Recording {
     }
 
     /// `mtrace record [args]`.
-    pub fn start(dir: &Path, args: &[&str], env: &[(&str, &str)], stdin: Stdio) -> Self {
+    pub(crate) fn start(dir: &Path, args: &[&str], env: &[(&str, &str)], stdin: Stdio) -> Self {
         let (capture, log, stdout) = (dir.join("a.mtrace"), dir.join("stderr"), dir.join("stdout"));
         let child = Command::new(MTRACE)
             .args(["record", "-o"])
@@ -72,27 +72,27 @@ impl Recording {
         Self { capture, log, stdout, child }
     }
 
-    pub fn stdin(&mut self) -> std::process::ChildStdin {
+    pub(crate) fn stdin(&mut self) -> std::process::ChildStdin {
         self.child.stdin.take().unwrap()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends a signal to the recorder.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let ok = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(ok.success());
     }
 
     /// Waits for the recorder; its exit code.
-    pub fn wait(&mut self) -> Option<i32> {
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 
     /// Waits until a line with `needle` is in the target's output.
-    pub fn wait_for(&mut self, needle: &str) -> String {
+    pub(crate) fn wait_for(&mut self, needle: &str) -> String {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let text = fs::read_to_string(&self.stdout).unwrap();
@@ -117,7 +117,7 @@ impl Drop for Recording {
 }
 
 /// Analyses a capture; report.json.
-pub fn analyze(capture: &Path, report: &Path) -> Value {
+pub(crate) fn analyze(capture: &Path, report: &Path) -> Value {
     let out = mtrace(&["analyze", capture.to_str().unwrap(), "-o", report.to_str().unwrap()]);
     assert!(
         matches!(out.status.code(), Some(0 | 5)),
@@ -129,12 +129,12 @@ pub fn analyze(capture: &Path, report: &Path) -> Value {
 }
 
 /// The capture's manifest.
-pub fn manifest(capture: &Path) -> Value {
+pub(crate) fn manifest(capture: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(capture.join("manifest.json")).unwrap()).unwrap()
 }
 
 /// Asserts that every probe's account balances, and that nothing was lost.
-pub fn assert_exact(manifest: &Value) {
+pub(crate) fn assert_exact(manifest: &Value) {
     for a in manifest["accounts"].as_array().unwrap() {
         let lost: u64 = a["lost"].as_object().unwrap().values().map(|v| v.as_u64().unwrap()).sum();
         let (seen, written) = (a["seen"].as_u64().unwrap(), a["written"].as_u64().unwrap());
@@ -144,7 +144,7 @@ pub fn assert_exact(manifest: &Value) {
 }
 
 /// The account of one probe.
-pub fn written(manifest: &Value, probe: &str) -> u64 {
+pub(crate) fn written(manifest: &Value, probe: &str) -> u64 {
     let accounts = manifest["accounts"].as_array().unwrap();
     accounts.iter().find(|a| a["probe"] == probe).unwrap()["written"].as_u64().unwrap()
 }

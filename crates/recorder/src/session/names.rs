@@ -75,8 +75,11 @@ fn row(stack_id: u32, depth: u32, inline_depth: u32, s: &Symbol) -> SymbolRow {
 struct Merged {
     mappings: Vec<ExecMapping>,
     known: HashMap<MappingKey, usize>,
-    indexes: HashMap<u32, std::rc::Rc<Vec<(u64, u64, usize)>>>,
+    indexes: HashMap<u32, std::rc::Rc<Index>>,
 }
+
+/// Start, end and number of the mappings of one image, in the order of their addresses.
+type Index = Vec<(u64, u64, usize)>;
 
 type MappingKey = (u64, u64, String, u64, u64);
 
