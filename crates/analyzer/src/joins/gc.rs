@@ -32,25 +32,12 @@ pub(crate) struct Timing {
     pub(crate) stops: Vec<Stop>,
 }
 
-/// The probe at a function's entry fires again if the goroutine's stack has to grow first: the runtime then enters the
-/// function a second time. Measured: up to two of nine entries of gcMarkTermination.
-const ENTERED_AGAIN_NS: i64 = 1_000_000;
-
-/// True if `e` is the same entry as the last one; keeps it as the last one.
-fn entered_again(last: &mut Option<(u32, i64)>, e: &GcEvent) -> bool {
-    let again = last.is_some_and(|(tid, ts)| tid == e.tid && e.ts - ts < ENTERED_AGAIN_NS);
-    *last = Some((e.tid, e.ts));
-    again
-}
-
 /// Pairs the events of one process; `end` is where the capture ends.
 pub(crate) fn timing(pid: u32, events: &[&GcEvent], end: i64) -> Timing {
     let stops = stops(events, end);
     let mut cycles: Vec<GcCycle> = Vec::new();
-    let mut last_start = None;
     for e in events {
         match e.event {
-            GcEventKind::CycleStart if entered_again(&mut last_start, e) => {}
             GcEventKind::CycleStart => {
                 cycles.push(GcCycle { pid, start_ns: e.ts, mark_end_ns: None, stw: Vec::new() });
             }
