@@ -366,15 +366,4 @@ mod tests {
         assert_eq!(row(GcPhase::After).mmap_calls, 1);
         assert_eq!((t.stw_total_ns, t.stw_max_ns), ((10 + 15 + 1 + 110) * MS, 110 * MS));
     }
-
-    #[test]
-    fn an_entry_that_grows_its_stack_first_is_one_entry() {
-        let mut events = cycle_events();
-        let again = |e: &GcEvent| GcEvent { ts: e.ts + 3000, ..e.clone() };
-        events.insert(2, again(&events[1]));
-        events.insert(6, again(&events[5]));
-        let t = timing(1, &events.iter().collect::<Vec<_>>(), 300 * MS);
-        assert_eq!(t.cycles.len(), 2);
-        assert_eq!(t.cycles[0].mark_end_ns, Some(150 * MS));
-    }
 }
