@@ -253,8 +253,18 @@ impl Session<'_> {
         }
     }
 
+    /// Asks the probes for what they have not sent yet.
+    fn flush_probes(&mut self) {
+        let refused: Vec<String> = self.probes.iter().filter_map(|p| p.flush().err()).collect();
+        for what in refused {
+            self.problem(format!("what a probe had not sent could not be had: {what}"));
+        }
+    }
+
     /// Closes the open segments and brings the manifest on disk up to date.
     fn roll(&mut self) {
+        self.flush_probes();
+        self.drain();
         if self.manifest.clocks.len() < MAX_CLOCKS {
             self.manifest.clocks.push(clock_pair());
         }

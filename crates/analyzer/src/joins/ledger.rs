@@ -36,6 +36,8 @@ pub(crate) struct Sources<'a> {
 pub(crate) struct Split {
     pub(crate) ledger: Ledger,
     pub(crate) shares: Vec<LedgerShare>,
+    /// Faults with a row of their own, where others were added up in runs.
+    pub(crate) single_faults: u64,
     /// Wall time of refaults by the functions of releaser and toucher.
     pub(crate) refaults: BTreeMap<(u32, u32), i64>,
 }
@@ -75,6 +77,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
     let critical_threads = critical_threads(&stretches);
     Split {
         shares: sums.shares(placed),
+        single_faults: sums.single_faults(),
         refaults: sums.refaults(),
         ledger: Ledger { window, pid: placed.pid, rows: sums.rows(), critical_threads },
     }
@@ -185,7 +188,7 @@ impl Sums<'_> {
         for of in self.pieces.chunk_by(|a, b| a.category == b.category) {
             let category = of[0].category;
             let count = if is_countable(category) {
-                Some(of.iter().filter(|p| p.row != NONE).count() as u64)
+                Some(of.iter().filter(|p| p.row != NONE).map(|p| self.events(p)).sum())
             } else if category == LedgerCategory::WaitingForCpu {
                 Some(of.iter().map(|p| p.parts).sum())
             } else {
@@ -211,6 +214,16 @@ impl Sums<'_> {
         let mut rows: Vec<LedgerRow> = rows.into_values().collect();
         rows.sort_by_key(|r| (std::cmp::Reverse(r.wall_ns), r.category));
         rows
+    }
+
+    /// Events behind a piece: of a run of faults as many as its part of the run's time.
+    fn events(&self, p: &Piece) -> u64 {
+        let run =
+            self.sources.faults.get(p.row as usize).filter(|f| p.category == LedgerCategory::Faults && f.count > 1);
+        run.map_or(1, |f| {
+            let part = p.ns as f64 / f.wall_ns().max(1) as f64;
+            ((f64::from(f.count) * part).round() as u64).clamp(1, u64::from(f.count))
+        })
     }
 
     /// Visits runs of neighbours with the same key: thousands of faults share a stack.
@@ -268,6 +281,11 @@ impl Sums<'_> {
         }
     }
 
+    fn single_faults(&self) -> u64 {
+        let of_faults = self.pieces.iter().filter(|p| p.category == LedgerCategory::Faults);
+        of_faults.filter(|p| self.sources.faults.get(p.row as usize).is_some_and(|f| f.count == 1)).count() as u64
+    }
+
     fn refaults(&self) -> BTreeMap<(u32, u32), i64> {
         let mut out = BTreeMap::new();
         let s = self.sources;
@@ -301,7 +319,7 @@ impl Sums<'_> {
             let ns = run.iter().map(|p| p.ns).sum();
             sum.0.add(ns, s.symbols.location_id(who));
             sum.1.add(ns, s.symbols.location_id(mapper));
-            sum.2 += run.len() as u64;
+            sum.2 += run.iter().map(|p| self.events(p)).sum::<u64>();
         });
         let location = |lines: &Lines| s.symbols.location(lines.location()).cloned();
         sums.into_iter()

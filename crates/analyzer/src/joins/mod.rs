@@ -52,7 +52,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
     let page_shift = page_size.ilog2();
     let (mut splits, groups) = rayon::join(
         || split_windows(&placed, &tables, &by_pid, &gc, &releasers, off_cpu),
-        || aggregate::faults(&tables.faults, &tables.symbols, &windows, page_shift),
+        || aggregate::faults(&tables.faults, &tables.shapes, &tables.symbols, &windows, page_shift),
     );
     if let (Some(cost), true) = (manifest.cost.fault, off_cpu) {
         splits.iter_mut().for_each(|s| fault_cost::charge(s, cost));
@@ -64,7 +64,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
     let mut errors = Vec::new();
     let groups = or_default(groups, "fault tables", &mut errors);
     let numbered: Vec<(&Ledger, usize)> = splits.iter().map(|s| (&s.ledger, number_of(&placed, &s.ledger))).collect();
-    let faults = faults::tables(&groups, &tables.faults, &numbered, &replay.names, &tables.symbols);
+    let faults = faults::tables(&groups, &tables.faults, &tables.shapes, &numbered, &replay.names, &tables.symbols);
     let churn = churn::churn(&tables.faults, &tables.calls, &replay, &tables.symbols, &splits, page_shift);
     let churn = or_default(churn, "table of refaults", &mut errors);
     let gc_table = gc::table(

@@ -81,6 +81,18 @@ pub(super) fn place(location: Option<&CodeLocation>) -> String {
     }
 }
 
+/// The query for number and service time of the faults with a property, over the tables that the capture has.
+pub(super) fn faults_query(joined: &Joined, property: &str) -> String {
+    let has = |table: &str| joined.capture.rows.iter().any(|(name, n)| name == table && *n > 0);
+    let single = format!("SELECT count(*) AS n, sum(dur) AS ns FROM 'CAPTURE/faults/*.parquet' WHERE {property}");
+    if !has("fault_runs") {
+        return single;
+    }
+    format!(
+        "SELECT sum(n), sum(ns) FROM ({single} UNION ALL SELECT sum(count), sum(dur_sum) FROM 'CAPTURE/fault_runs/*.parquet' WHERE {property})"
+    )
+}
+
 /// Wall time in a window, as the cost of a finding.
 pub(super) fn cost(ledger: &Ledger, wall_ns: i64) -> Cost {
     Cost {

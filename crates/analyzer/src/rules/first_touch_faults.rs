@@ -123,7 +123,7 @@ fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Findi
         confidence,
         confidence_reasons,
         location: group.toucher.clone(),
-        evidence: evidence(ledger, group, faults, group_ns, mean),
+        evidence: evidence(joined, ledger, group, faults, group_ns, mean),
         against: against(joined, group, mean),
         look_alikes: look_alikes(joined, ledger),
         stacks: stacks(group, faults, group_ns),
@@ -139,11 +139,11 @@ fn mapped_by(group: &FaultGroup) -> String {
     }
 }
 
-fn evidence(ledger: &Ledger, group: &FaultGroup, faults: u64, ns: i64, mean: i64) -> Vec<Evidence> {
+fn evidence(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, ns: i64, mean: i64) -> Vec<Evidence> {
     let (start, end) = (ledger.window.start_ns, ledger.window.end_ns);
-    let query = format!(
-        "SELECT count(*), sum(dur) FROM 'CAPTURE/faults/*.parquet' WHERE pid = {} AND kind = 'minor' AND ts BETWEEN {start} AND {end}",
-        group.pid
+    let query = common::faults_query(
+        joined,
+        &format!("pid = {} AND kind = 'minor' AND ts BETWEEN {start} AND {end}", group.pid),
     );
     vec![
         Evidence {

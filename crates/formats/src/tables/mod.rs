@@ -3,6 +3,7 @@
 //! Conventions: `ts` is CLOCK_MONOTONIC in ns, `dur` is ns, every other unit is in the column's name; null is "not
 //! measured" or "does not apply", zero is measured; pids and tids are those of the recorder's pid namespace.
 
+mod fault_runs;
 mod faults;
 mod files;
 mod frames;
@@ -17,6 +18,7 @@ mod refusals;
 mod samples;
 mod symbols;
 
+pub use fault_runs::{FAULT_BUCKETS, FaultRun};
 pub use faults::{Fault, FaultKind, error_code};
 pub use files::FileRow;
 pub use frames::Frame;
@@ -53,6 +55,7 @@ pub const ALL: &[TableInfo] = &[
     info::<MemoryCall>(),
     info::<Refusal>(),
     info::<Fault>(),
+    info::<FaultRun>(),
     info::<GcEvent>(),
     info::<ProcessEvent>(),
     info::<IoCall>(),

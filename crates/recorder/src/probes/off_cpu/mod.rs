@@ -6,6 +6,7 @@ use mtrace_formats::tables::{OffCpu as Row, OffCpuState};
 
 use super::wire::{Reader, Undecodable, event};
 use super::{Probe, Program, Variant};
+use crate::FaultMode;
 use crate::session::Sink;
 
 pub(crate) struct OffCpu;
@@ -15,23 +16,23 @@ impl Probe for OffCpu {
         "off_cpu"
     }
 
-    fn table(&self) -> &'static str {
-        "off_cpu"
+    fn tables(&self) -> &'static [&'static str] {
+        &["off_cpu"]
     }
 
     fn hides(&self) -> &'static str {
         "waiting: which part of the time no thread ran, and whether it slept, waited for a disk or for a CPU"
     }
 
-    fn event(&self) -> u16 {
-        event::OFF_CPU
+    fn events(&self) -> &'static [u16] {
+        &[event::OFF_CPU]
     }
 
     fn object(&self) -> &'static [u8] {
         super::object!("off_cpu")
     }
 
-    fn variants(&self) -> &'static [Variant] {
+    fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const {
             &[
                 Variant { name: "tp_btf", programs: &[Program::trace("switch_with_state")], lacks: None },
