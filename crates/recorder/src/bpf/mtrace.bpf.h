@@ -235,7 +235,9 @@ static __always_inline u64 return_address_on_top(struct scratch *s, u32 image)
  * buffer. A frame pointer may point to a lower address than the one before: Go's systemstack changes from the thread's
  * stack to the goroutine's. The hash covers the process and its image, because an address means something else
  * elsewhere. reading_user_memory tells the fault probe that a fault on this CPU is caused by us. */
-static __always_inline u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u64 bp)
+/* Not static: the verifier then walks through its loop once and not once for every path to every call, which is the
+ * difference between milliseconds and half a second in loading the probe of faults. */
+__noinline __attribute__((unused)) u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u64 bp)
 {
 	struct scratch *s = my_scratch();
 	u32 n = 1, seen = 1;
