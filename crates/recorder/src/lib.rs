@@ -17,6 +17,7 @@ mod ring;
 pub mod sampler;
 mod session;
 pub mod snapshots;
+pub mod sockets;
 pub mod symbols;
 pub mod target;
 
@@ -82,7 +83,7 @@ impl Options {
             sample_interval: Duration::from_secs(1),
             segment_interval: Duration::from_secs(5),
             off_cpu_min: Duration::from_micros(20),
-            io_calls_per_process: 20_000,
+            io_calls_per_process: 200_000,
             without: Vec::new(),
             leave_running: false,
             with_hostname: false,
