@@ -5,14 +5,14 @@ use mtrace_formats::tables::{Sample, SampleSource};
 
 use crate::model::{
     AddressSpace, CaptureFacts, Churn, CodeLocation, EnomemGroup, FaultTables, FlameGraph, GcTable, Ledger,
-    LedgerCategory, Timeline, TouchKind, Trust,
+    LedgerCategory, RequestTable, Timeline, TouchKind, Trust,
 };
 use crate::replay::VmaCounts;
 
 /// What the joins may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JoinOptions {
-    /// The process to look at first; null: the target that answered first, else the one with most events.
+    /// The process to look at first; null: the one with the slowest request, else the one with most events.
     pub pid: Option<u32>,
 }
 
@@ -44,6 +44,8 @@ pub struct Joined {
     pub capture: CaptureFacts,
     /// Wall time by window, the most important window first.
     pub ledgers: Vec<Ledger>,
+    /// Requests of the processes that have ledgers.
+    pub requests: Vec<RequestTable>,
     /// Who is behind the ledgers' categories, largest first within a window.
     pub shares: Vec<LedgerShare>,
     /// What happened when.
@@ -97,6 +99,11 @@ impl Joined {
     /// A soft limit of a target by its name in the manifest (RLIMIT_AS, …); null if unlimited or unknown.
     pub fn limit_bytes(&self, pid: u32, name: &str) -> Option<u64> {
         self.targets.iter().find(|t| t.pid == pid)?.limits_bytes.get(name).copied()
+    }
+
+    /// Why requests of a process may not have been seen; empty if all were.
+    pub fn unseen_requests(&self, pid: u32) -> &[String] {
+        self.requests.iter().find(|r| r.pid == pid).map_or(&[], |r| &r.unseen)
     }
 
     /// The parts of one category of one ledger.

@@ -1,4 +1,4 @@
-//! The analysis of a capture: load → replay of the VMAs → joins → rules → findings → report.
+//! The analysis of a capture: load → replay of the VMAs, requests → joins → rules → findings → report.
 //!
 //! A module never imports from a later one. Everything runs unprivileged, on any operating system, without the
 //! target's binaries.
@@ -11,6 +11,7 @@ pub mod load;
 pub mod model;
 pub mod replay;
 pub mod report;
+pub mod requests;
 pub mod rules;
 pub mod symbols;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub fn analyze(capture: &Capture, options: &JoinOptions, step: &mut dyn FnMut(&s
         findings,
         ruled_out,
         ledgers: joined.ledgers,
+        requests: joined.requests,
         timeline: joined.timeline,
         faults: joined.faults,
         churn: joined.churn,

@@ -4,6 +4,7 @@ use mtrace_formats::capture::{Capture, CaptureWriter, Manifest};
 use mtrace_formats::tables::{
     Fault, FaultKind, FileRow, GcEvent, GcEventKind, IoCall, IoCallKind, Loss, LossReason, MapRow, MemoryCall,
     MemoryCallKind, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, Sample, SampleSource, SnapshotReason,
+    SocketFamily, SocketRole, SocketRow,
 };
 use proptest::prelude::*;
 
@@ -92,9 +93,10 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             pid,
             tid,
             call: pick(IoCallKind::ALL, k),
-            fd: errno,
+            // Few descriptors, so that connections come about.
+            fd: Some((n % 4) as i32),
             socket: Some(n % 2 == 0),
-            result,
+            result: result.map(|r| if k % 2 == 0 { r % 200 } else { r }),
             errno,
             first_byte: Some(n % 0x18),
         }),
@@ -120,6 +122,13 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             value: Some(a),
         }),
         8 => w.push(Loss { ts, dur, probe: "faults".to_owned(), reason: pick(LossReason::ALL, k), count: a }),
+        9 => w.push(SocketRow {
+            ts,
+            pid,
+            fd: errno.unwrap_or(3),
+            role: pick(SocketRole::ALL, k),
+            family: pick(SocketFamily::ALL, n),
+        }),
         _ => w.push(FileRow { file_id: n % 6, dev: a, inode: b % 3, path: None, build_id: None }),
     };
     written.unwrap();
@@ -129,7 +138,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn any_rows_are_joined_and_every_window_adds_up(
-        rows in proptest::collection::vec((0_usize..10, seed()), 0..300),
+        rows in proptest::collection::vec((0_usize..11, seed()), 0..300),
         start in proptest::option::of(time()),
         end in proptest::option::of(time()),
         page in proptest::option::of(number()),

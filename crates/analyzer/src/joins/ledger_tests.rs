@@ -18,6 +18,7 @@ fn window(start_ns: i64, end_ns: i64, end_tid: u32) -> Placed {
             begins_with: String::new(),
             ends_with: String::new(),
             assumptions: Vec::new(),
+            request: None,
         },
     }
 }
@@ -85,12 +86,13 @@ impl World {
             events: self.events.iter().collect(),
         };
         let network: Vec<(u32, &IoCall)> = self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect();
+        let waits = Waits::new(&network, &[]);
         let symbols = SymbolTable::default();
         let sources = Sources {
             faults: &self.faults,
             calls: &[],
             io: &self.io,
-            network: &network,
+            waits: &waits,
             stw: &self.stw,
             symbols: &symbols,
             releasers: &[],

@@ -4,7 +4,8 @@ use mtrace_formats::capture::{Account, CaptureWriter, Manifest, ProbeReport, Tar
 use mtrace_formats::tables::{GcEventKind, IoCallKind, OffCpuState, ProcessEventKind, SnapshotReason};
 
 use super::*;
-use crate::model::TouchKind;
+use crate::model::{LedgerCategory, TouchKind};
+use crate::requests::{COLD_START, FIRST_REQUEST, WHOLE_CAPTURE};
 use crate::test_rows::{PAGE, dontneed, event, fault, gc, io, map, mmap, off_cpu, stack};
 
 const HEAP: u64 = 0xc0_0000_0000;

@@ -5,6 +5,7 @@ use super::faults::{Churn, EnomemGroup, FaultTables};
 use super::finding::{Finding, RuledOut, Verdict};
 use super::gc::GcTable;
 use super::ledger::Ledger;
+use super::requests::RequestTable;
 use super::timeline::Timeline;
 
 /// Version of report.json; raised when a reader of an older one would be misled.
@@ -27,6 +28,8 @@ pub struct Analysis {
     pub ruled_out: Vec<RuledOut>,
     /// Wall time, one ledger per window, the most important window first.
     pub ledgers: Vec<Ledger>,
+    /// Requests of the processes that have ledgers.
+    pub requests: Vec<RequestTable>,
     /// What happened when.
     pub timeline: Timeline,
     /// Faults.

@@ -65,6 +65,13 @@ impl Doubt {
         }
     }
 
+    /// Looks at whether the window's request is known to be the one that matters.
+    pub(super) fn requests(&mut self, joined: &Joined, ledger: &Ledger) {
+        for why in joined.unseen_requests(ledger.pid) {
+            self.at_most(Confidence::Medium, why.clone());
+        }
+    }
+
     /// The result.
     pub(super) fn finish(self) -> (Confidence, Vec<String>) {
         (self.confidence, self.reasons)

@@ -19,7 +19,9 @@ rule! {
     ///
     /// *Found when* page faults, memory calls and stop-the-world together take at most 5 % of the window and one other
     /// recorded category explains at least half of it, with the probes for faults, memory calls and off-CPU time all
-    /// running and nothing lost. Time that no probe explains never counts for it: that is "unexplained".
+    /// running and nothing lost. Time that no probe explains never counts for it: that is "unexplained". Where requests
+    /// were not seen (calls lost, or over the limit) and page faults outside of the window took longer than the window,
+    /// it is withheld.
     ///
     /// *Looks like*: slow memory that no kernel event shows (late backing by a hypervisor, NUMA distance, cache misses
     /// while computing). These are part of the on-CPU time and a CPU profile shows where.
@@ -54,13 +56,7 @@ fn check(joined: &Joined) -> Outcome {
         ));
     };
     let other_ns = ledger.wall_ns(other);
-    let outside = faults_outside(joined, ledger);
-    if outside > total {
-        let why = format!(
-            "page faults outside of the {} took {}: another request may be the slow one",
-            ledger.window.name,
-            units::duration(outside)
-        );
+    if let Some(why) = slower_unseen(joined, ledger) {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
     }
     if share > MAX_MEMORY_SHARE || (other_ns as f64) < MIN_OTHER_SHARE * total as f64 {
@@ -81,8 +77,23 @@ fn check(joined: &Joined) -> Outcome {
     Outcome::Found(vec![finding(joined, ledger, other, memory)])
 }
 
+/// Why another request may be the slow one: some were not seen, and faults outside of the window took longer than it.
+///
+/// Where all requests were seen, the window is that of the slowest one, and what happens outside of it is nobody's wait.
+pub(crate) fn slower_unseen(joined: &Joined, ledger: &Ledger) -> Option<String> {
+    let unseen = joined.unseen_requests(ledger.pid).first()?;
+    let outside = faults_outside(joined, ledger);
+    (outside > ledger.total_ns()).then(|| {
+        format!(
+            "page faults outside of the {} took {}, and another request may be the slow one: {unseen}",
+            ledger.window.name,
+            units::duration(outside)
+        )
+    })
+}
+
 /// Service time of the process's faults outside of the window.
-pub(crate) fn faults_outside(joined: &Joined, ledger: &Ledger) -> i64 {
+fn faults_outside(joined: &Joined, ledger: &Ledger) -> i64 {
     let all: i64 = joined.faults.kinds.iter().filter(|k| k.pid == ledger.pid).map(|k| k.latency.sum_ns).sum();
     let of_window = |g: &FaultGroup| g.in_windows.iter().find(|(w, ..)| *w == ledger.window.name).map_or(0, |w| w.2);
     let inside: i64 = joined.faults.groups.iter().filter(|g| g.pid == ledger.pid).map(of_window).sum();
@@ -149,8 +160,12 @@ fn finding(joined: &Joined, ledger: &Ledger, other: LedgerCategory, memory: i64)
     for probe in ["faults", "memory_calls", "off_cpu"] {
         doubt.accounting(joined, probe);
     }
-    if !ledger.window.assumptions.is_empty() {
-        doubt.supported(format!("the window was placed by assumption: {}", ledger.window.assumptions.join("; ")));
+    doubt.requests(joined, ledger);
+    let unseen = joined.unseen_requests(ledger.pid);
+    let assumed: Vec<&str> =
+        ledger.window.assumptions.iter().filter(|a| !unseen.contains(a)).map(String::as_str).collect();
+    if !assumed.is_empty() {
+        doubt.supported(format!("the window was placed by assumption: {}", assumed.join("; ")));
     }
     if other == LedgerCategory::OnCpu {
         doubt.at_most(Confidence::Medium, "cache misses and NUMA distance hide in computing time");

@@ -143,10 +143,43 @@ fn ledger(name: &str, start: i64, rows: Vec<LedgerRow>) -> Ledger {
             begins_with: "the first byte of the request was read".into(),
             ends_with: "the first byte of the response was written".into(),
             assumptions: Vec::new(),
+            request: None,
         },
         pid: 4711,
         critical_threads: vec![(4715, start, start + 40 * MS), (4718, start + 40 * MS, start + total)],
         rows,
+    }
+}
+
+fn requests() -> RequestTable {
+    let slow = |number: u64, start: i64, took: i64, answered| SlowRequest {
+        number,
+        start_ns: start,
+        start_realtime_ns: Some(1_795_453_513_240_000_000 + start - REQUEST),
+        end_ns: start + took,
+        answered,
+        tid: 4718,
+        largest: vec![
+            row(LedgerCategory::Faults, took * 3 / 4, Some(54_301), Some("cache.(*Store).Fill (store.go:88)")),
+            row(LedgerCategory::OnCpu, took / 5, None, None),
+        ],
+    };
+    RequestTable {
+        pid: 4711,
+        answered: 1_204,
+        unanswered: 1,
+        connections: 8,
+        p50_ns: Some(310 * US),
+        p90_ns: Some(700 * US),
+        p99_ns: Some(1_900 * US),
+        max_ns: Some(286 * MS),
+        slowest: vec![
+            slow(1, REQUEST, 286 * MS, true),
+            slow(1_205, REQUEST + 1_900 * MS, 60 * MS, false),
+            slow(700, REQUEST + 900 * MS, 2 * MS, true),
+        ],
+        serves: true,
+        unseen: Vec::new(),
     }
 }
 
@@ -457,6 +490,7 @@ pub(crate) fn first_touch() -> Analysis {
             ruled("mmap-enomem", "Failing memory calls", "all 412 calls succeeded", true),
             ruled("reclaim", "Direct reclaim or a memory cgroup at its limit", "the reclaim tracepoints were not recorded; memory.events was 0 at both ends", false),
         ],
+        requests: vec![requests()],
         ledgers: vec![
             ledger(
                 "first request",
@@ -799,6 +833,11 @@ pub(crate) fn hostile() -> Analysis {
     a.ruled_out[0].cause = HOSTILE.into();
     a.ruled_out[0].why = long.clone();
     a.ruled_out[2].why = HOSTILE.into();
+    a.requests[0].unseen = vec![HOSTILE.into()];
+    a.requests[0].slowest[0].largest[0].top = Some(HOSTILE.into());
+    a.requests[0].slowest[0].start_ns = i64::MIN;
+    a.requests[0].slowest[0].end_ns = i64::MAX;
+    a.requests[0].answered = u64::MAX;
     a.ledgers[0].window.name = HOSTILE.into();
     a.ledgers[0].window.begins_with = HOSTILE.into();
     a.ledgers[0].window.assumptions = vec![HOSTILE.into()];
@@ -848,6 +887,7 @@ pub(crate) fn empty() -> Analysis {
         findings: Vec::new(),
         ruled_out: Vec::new(),
         ledgers: Vec::new(),
+        requests: Vec::new(),
         timeline: Timeline::default(),
         faults: FaultTables::default(),
         churn: Churn::default(),

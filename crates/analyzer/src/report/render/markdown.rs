@@ -21,6 +21,9 @@ pub fn render_markdown(analysis: &Analysis) -> String {
     if let Some(ledger) = analysis.ledgers.first() {
         push_ledger(&mut out, ledger);
     }
+    if let (Some(requests), Some(slowest)) = (summary::requests(analysis), summary::slowest_request(analysis)) {
+        let _ = writeln!(out, "**Requests:** {}; slowest: {}\n", markdown(&requests), markdown(&slowest));
+    }
     push_findings(&mut out, analysis);
     push_causes(&mut out, "Ruled out", &summary::ruled_out(analysis).collect::<Vec<_>>());
     push_causes(&mut out, "Not checked, so still possible", &summary::not_checked(analysis).collect::<Vec<_>>());

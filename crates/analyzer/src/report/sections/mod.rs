@@ -8,6 +8,7 @@ mod findings;
 mod flame_graphs;
 mod gc;
 mod ledger;
+mod requests;
 mod shared;
 mod timeline;
 mod trust;
@@ -23,6 +24,7 @@ use super::summary;
 pub(super) const SECTIONS: &[Section] = &[
     verdict::SECTION,
     ledger::SECTION,
+    requests::SECTION,
     timeline::SECTION,
     findings::SECTION,
     flame_graphs::SECTION,
