@@ -153,6 +153,26 @@ fn the_work_of_the_thread_that_handed_over_is_found() {
 }
 
 #[test]
+fn a_busy_bystander_gets_the_pause_and_not_the_work_before_it() {
+    // 2 (a collector's worker) runs all the time; 1 works, pauses for a moment, and writes.
+    let mut w = World {
+        faults: vec![fault(1, 1_000_000, 3_000_000)],
+        off_cpu: vec![off(1, 8_000_000, 100_000, OffCpuState::Sleeping)],
+        io: vec![
+            io(1, 0, 100, IoCallKind::Read, 7, Some(90)),
+            io(1, 8_500_000, 500_000, IoCallKind::Write, 7, Some(9)),
+            io(2, 0, 100, IoCallKind::Read, 9, None),
+            io(2, 9_900_000, 100, IoCallKind::Read, 9, None),
+        ],
+        ..World::default()
+    };
+    let l = w.ledger(&window(100, 9_000_000, 1), true);
+    assert_eq!(l.critical_threads, [(1, 100, 8_000_000), (2, 8_000_000, 8_100_000), (1, 8_100_000, 9_000_000)]);
+    assert_eq!(l.wall_ns(LedgerCategory::Faults), 3_000_000);
+    assert_eq!(sums(&l), 9_000_000 - 100);
+}
+
+#[test]
 fn waits_are_told_apart_by_what_ended_them() {
     let ms = 1_000_000;
     let sleep = |from: i64, to: i64| off(1, from * ms, (to - from) * ms, OffCpuState::Sleeping);

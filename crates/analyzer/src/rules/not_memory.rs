@@ -10,6 +10,8 @@ const CAUSE: &str = "a cause that has nothing to do with memory";
 
 /// Memory's part of the window above which "not memory" is not claimed.
 const MAX_MEMORY_SHARE: f64 = 0.05;
+/// Faults beside the critical path, as a part of the window, above which the path itself is in doubt.
+const MAX_FAULTS_BESIDE: f64 = 0.2;
 /// The part of the window that the other cause must explain.
 const MIN_OTHER_SHARE: f64 = 0.5;
 
@@ -21,7 +23,7 @@ rule! {
     /// recorded category explains at least half of it, with the probes for faults, memory calls and off-CPU time all
     /// running and nothing lost. Time that no probe explains never counts for it: that is "unexplained". Where requests
     /// were not seen (calls lost, or over the limit) and page faults outside of the window took longer than the window,
-    /// it is withheld.
+    /// it is withheld; also where other threads than the critical one were faulting for a fifth of the window.
     ///
     /// *Looks like*: slow memory that no kernel event shows (late backing by a hypervisor, NUMA distance, cache misses
     /// while computing). These are part of the on-CPU time and a CPU profile shows where.
@@ -46,6 +48,15 @@ fn check(joined: &Joined) -> Outcome {
     let total = ledger.total_ns();
     let memory = memory_ns(ledger);
     let share = memory as f64 / total as f64;
+    let faults = faults_inside(joined, ledger);
+    if share <= MAX_MEMORY_SHARE && faults as f64 > MAX_FAULTS_BESIDE * total as f64 {
+        let why = format!(
+            "page faults of other threads took {} during the {}: the request may have waited for them",
+            units::duration(faults),
+            ledger.window.name
+        );
+        return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
+    }
     let Some(other) = other(ledger) else {
         return Outcome::RuledOut(ruled_out(
             joined,
@@ -95,9 +106,13 @@ pub(crate) fn slower_unseen(joined: &Joined, ledger: &Ledger) -> Option<String> 
 /// Service time of the process's faults outside of the window.
 fn faults_outside(joined: &Joined, ledger: &Ledger) -> i64 {
     let all: i64 = joined.faults.kinds.iter().filter(|k| k.pid == ledger.pid).map(|k| k.latency.sum_ns).sum();
+    all - faults_inside(joined, ledger)
+}
+
+/// Service time of the process's faults in the window, of all threads.
+fn faults_inside(joined: &Joined, ledger: &Ledger) -> i64 {
     let of_window = |g: &FaultGroup| g.in_windows.iter().find(|(w, ..)| *w == ledger.window.name).map_or(0, |w| w.2);
-    let inside: i64 = joined.faults.groups.iter().filter(|g| g.pid == ledger.pid).map(of_window).sum();
-    all - inside
+    joined.faults.groups.iter().filter(|g| g.pid == ledger.pid).map(of_window).sum()
 }
 
 /// Wall time that is memory's.
