@@ -97,6 +97,11 @@ fn idle(joined: &Joined, ledger: &Ledger) -> Option<Verdict> {
     if ledger.window.name != WHOLE_CAPTURE || asked {
         return None;
     }
+    // A recorder that was killed at once has seen nobody sleep.
+    let seen = |table: &str| joined.capture.rows.iter().any(|(t, n)| t == table && *n > 0);
+    if !joined.capture.complete && !["faults", "memory_calls", "io_calls", "off_cpu"].into_iter().any(seen) {
+        return Some(no_window(joined));
+    }
     let slept = |r: &&LedgerRow| {
         r.category == LedgerCategory::WaitingForClient
             || r.category == LedgerCategory::Unexplained && r.top.as_deref() == Some(ALL_SLEPT)

@@ -54,6 +54,9 @@ func main() {
 	}
 }
 
+// keys are those that even a small cache has.
+const keys = 2048
+
 // plan is what is sent, and when.
 type plan struct {
 	before    int
@@ -75,7 +78,7 @@ func measure(addr, addrFrom string, p plan, wait time.Duration) ([]time.Duration
 	}
 	web := clientOver(conn, wait)
 	send := func(i int) error {
-		if err := get(web, fmt.Sprintf("https://%s/record/record-%d", addr, i*7)); err != nil {
+		if err := get(web, fmt.Sprintf("https://%s/record/record-%d", addr, i*7%keys)); err != nil {
 			return fmt.Errorf("request %d: %w", i+1, err)
 		}
 		return nil

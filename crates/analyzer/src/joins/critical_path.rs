@@ -6,7 +6,8 @@
 //!
 //! A sleep that is short beside the run before it is taken for a pause in the same work (a lock, a moment of garbage
 //! collection): the other thread gets the pause and not what it did before. Else a thread that is busy all the time, such
-//! as a collector's worker, would take the whole window from the one that it held up for a moment.
+//! as a collector's worker, would take the whole window from the one that it held up for a moment. If the other thread is
+//! the one that read the request, and it made no network call since, it is the other way round: it worked and handed over.
 
 use super::activity::{Interval, Threads};
 
@@ -32,8 +33,8 @@ const MAX_STRETCHES: usize = 100_000;
 /// Work spent on choosing threads.
 const MAX_CANDIDATES: usize = 50_000_000;
 
-/// The stretches from `start` to `end` in order of time, without gaps; empty only for an empty window.
-pub(crate) fn walk(threads: &Threads, start: i64, end: i64, end_tid: u32) -> Vec<Stretch> {
+/// The stretches of a window in order of time, without gaps; empty only for an empty window.
+pub(crate) fn walk(threads: &Threads, (start, end): (i64, i64), start_tid: Option<u32>, end_tid: u32) -> Vec<Stretch> {
     let mut out: Vec<Stretch> = Vec::new();
     let mut budget = MAX_CANDIDATES;
     let (mut t, mut tid) = (end, end_tid);
@@ -66,7 +67,8 @@ pub(crate) fn walk(threads: &Threads, start: i64, end: i64, end_tid: u32) -> Vec
             Some(creator) => (creator, t),
             None => predecessor(threads, gap_start, t, tid).unwrap_or((tid, gap_start)),
         };
-        if next != tid && active.is_some_and(|a| is_pause(a, gap_start, t)) {
+        let worked = Some(next) == start_tid && stays_with(threads, next, start, gap_start);
+        if next != tid && !worked && active.is_some_and(|a| is_pause(a, gap_start, t)) {
             pauses.push((gap_start, tid));
         }
         if until < t {
@@ -87,6 +89,13 @@ pub(crate) fn walk(threads: &Threads, start: i64, end: i64, end_tid: u32) -> Vec
 fn is_pause(run: Interval, a: i64, b: i64) -> bool {
     let pause = b - a;
     run.end == a && pause <= PAUSE_NS && (a - run.start) / RUN_PER_PAUSE >= pause
+}
+
+/// True if the thread made no network call from `a` (exclusive) to `b`: it did not turn to somebody else.
+fn stays_with(threads: &Threads, tid: u32, a: i64, b: i64) -> bool {
+    let Some(thread) = threads.get(&tid) else { return false };
+    let next = thread.network.partition_point(|i| i.start <= a);
+    thread.network.get(next).is_none_or(|i| i.start >= b)
 }
 
 fn is_active(threads: &Threads, tid: u32, t: i64) -> bool {

@@ -44,7 +44,7 @@ pub(crate) struct Split {
 pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -> Split {
     let mut window = placed.window.clone();
     let stretches = if sources.off_cpu {
-        walk(threads, window.start_ns, window.end_ns, placed.end_tid)
+        walk(threads, (window.start_ns, window.end_ns), placed.start_tid, placed.end_tid)
     } else {
         window.assumptions.push(
             "the times off the CPU were not recorded: the whole window is charged to one thread, and its rest, on the CPU or waiting, is unexplained"

@@ -25,6 +25,8 @@ pub(crate) struct Exchange {
     pub(crate) response_ns: Option<i64>,
     /// Thread that wrote it; without a response the one that read the request.
     pub(crate) tid: u32,
+    /// Thread that read the request.
+    pub(crate) reader: u32,
     /// What it was taken for.
     pub(crate) protocol: Protocol,
 }
@@ -147,6 +149,7 @@ fn fold(transfers: &[Transfer], mut is_control: impl FnMut(&Transfer) -> bool, p
         request_ns: o.request_ns,
         response_ns: o.last.map(|l| l.end),
         tid: o.last.map_or(o.reader, |l| l.tid),
+        reader: o.reader,
         protocol,
     };
     let mut out = Vec::new();

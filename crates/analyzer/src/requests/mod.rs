@@ -32,6 +32,8 @@ pub(crate) struct Request {
     pub(crate) end_ns: i64,
     /// Thread that wrote the response; without one the thread that read the request.
     pub(crate) tid: u32,
+    /// Thread that read it.
+    pub(crate) reader: u32,
     pub(crate) ending: Ending,
     /// Position among all requests of the process, from 1.
     pub(crate) number: u64,
@@ -118,6 +120,7 @@ fn request(e: &Exchange, closed_ns: Option<i64>, end_ns: i64) -> Request {
         start_ns: e.request_ns,
         end_ns: end.max(e.request_ns),
         tid: e.tid,
+        reader: e.reader,
         ending,
         number: 0,
         protocol: e.protocol,

@@ -21,13 +21,15 @@ const EXEC_STOP_NS: i64 = 5_000_000;
 /// The slowest request is what matters if it took this many times as long as the first one, which is always special.
 const MARKEDLY: f64 = 1.5;
 
-/// A window and where its critical path ends.
+/// A window and where its critical path begins and ends.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Placed {
     pub(crate) pid: u32,
     pub(crate) window: LedgerWindow,
     /// Thread that ended it.
     pub(crate) end_tid: u32,
+    /// Thread with which it began, if it began with one.
+    pub(crate) start_tid: Option<u32>,
 }
 
 /// What the windows of a process are placed by; all sorted by time.
@@ -86,6 +88,7 @@ pub(crate) fn of_request(t: &Traces<'_>, r: &Request, name: &str) -> Placed {
     Placed {
         pid: t.pid,
         end_tid: r.tid,
+        start_tid: Some(r.reader),
         window: LedgerWindow {
             name: name.to_owned(),
             start_ns: r.start_ns,
@@ -123,6 +126,7 @@ fn cold_start(t: &Traces<'_>, first: &Request, exec: i64) -> Placed {
     Placed {
         pid: t.pid,
         end_tid: first.tid,
+        start_tid: None,
         window: LedgerWindow {
             name: COLD_START.to_owned(),
             start_ns,
@@ -150,6 +154,7 @@ pub(crate) fn whole(t: &Traces<'_>, last_tid: u32) -> Placed {
     Placed {
         pid: t.pid,
         end_tid: last_tid,
+        start_tid: None,
         window: LedgerWindow {
             name: WHOLE_CAPTURE.to_owned(),
             start_ns,

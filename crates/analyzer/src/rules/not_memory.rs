@@ -11,7 +11,7 @@ const CAUSE: &str = "a cause that has nothing to do with memory";
 /// Memory's part of the window above which "not memory" is not claimed.
 const MAX_MEMORY_SHARE: f64 = 0.05;
 /// Faults beside the critical path, as a part of the window, above which the path itself is in doubt.
-const MAX_FAULTS_BESIDE: f64 = 0.2;
+const MAX_FAULTS_BESIDE: f64 = 0.1;
 /// The part of the window that the other cause must explain.
 const MIN_OTHER_SHARE: f64 = 0.5;
 
@@ -23,7 +23,7 @@ rule! {
     /// recorded category explains at least half of it, with the probes for faults, memory calls and off-CPU time all
     /// running and nothing lost. Time that no probe explains never counts for it: that is "unexplained". Where requests
     /// were not seen (calls lost, or over the limit) and page faults outside of the window took longer than the window,
-    /// it is withheld; also where other threads than the critical one were faulting for a fifth of the window.
+    /// it is withheld; also where other threads than the critical one were faulting for a tenth of the window.
     ///
     /// *Looks like*: slow memory that no kernel event shows (late backing by a hypervisor, NUMA distance, cache misses
     /// while computing). These are part of the on-CPU time and a CPU profile shows where.
