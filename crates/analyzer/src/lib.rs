@@ -36,19 +36,9 @@ pub fn analyze(capture: &Capture, options: &JoinOptions, step: &mut dyn FnMut(&s
     Analysis {
         report_version: REPORT_VERSION,
         mtrace_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capture: joined.capture,
         verdict,
         findings,
         ruled_out,
-        ledgers: joined.ledgers,
-        requests: joined.requests,
-        timeline: joined.timeline,
-        faults: joined.faults,
-        churn: joined.churn,
-        failed_calls: joined.failed_calls,
-        gc: joined.gc,
-        address_spaces: joined.address_spaces,
-        flame_graphs: joined.flame_graphs,
-        trust: joined.trust,
+        facts: joined.facts,
     }
 }

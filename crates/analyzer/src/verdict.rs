@@ -67,7 +67,7 @@ fn answer(joined: &Joined, findings: &[Finding]) -> Verdict {
 }
 
 fn main_ledger(joined: &Joined) -> Option<&Ledger> {
-    joined.ledgers.iter().find(|l| l.total_ns() > 0)
+    joined.facts.ledgers.iter().find(|l| l.total_ns() > 0)
 }
 
 /// Which request a window is about, and what is usual; null for the first one, which everybody can find.
@@ -92,14 +92,14 @@ fn which_request(ledger: &Ledger) -> Option<String> {
 
 /// A process that slept nearly all the time while no request was seen.
 fn idle(joined: &Joined, ledger: &Ledger) -> Option<Verdict> {
-    let requests = joined.requests.iter().find(|r| r.pid == ledger.pid)?;
+    let requests = joined.facts.requests.iter().find(|r| r.pid == ledger.pid)?;
     let asked = requests.answered + requests.unanswered > 0 || !requests.unseen.is_empty();
     if ledger.window.name != WHOLE_CAPTURE || asked {
         return None;
     }
     // A recorder that was killed at once has seen nobody sleep.
-    let seen = |table: &str| joined.capture.rows.iter().any(|(t, n)| t == table && *n > 0);
-    if !joined.capture.complete && !["faults", "memory_calls", "io_calls", "off_cpu"].into_iter().any(seen) {
+    let seen = |table: &str| joined.facts.capture.rows.iter().any(|(t, n)| t == table && *n > 0);
+    if !joined.facts.capture.complete && !["faults", "memory_calls", "io_calls", "off_cpu"].into_iter().any(seen) {
         return Some(no_window(joined));
     }
     let slept = |r: &&LedgerRow| {
@@ -196,7 +196,7 @@ fn unexplained(joined: &Joined, ledger: &Ledger) -> Verdict {
     let gaps = rules::gaps(joined, ledger);
     let confidence = if gaps.is_empty() { Confidence::Medium } else { Confidence::Low };
     reasons.extend(gaps);
-    reasons.extend(joined.trust.not_checked.iter().cloned());
+    reasons.extend(joined.facts.trust.not_checked.iter().cloned());
     Verdict {
         kind: VerdictKind::Unexplained,
         sentence: format!(
@@ -247,10 +247,10 @@ fn nothing(joined: &Joined, ledger: &Ledger, findings: &[Finding]) -> Verdict {
         sentence.push_str(&format!(" The largest finding: {}.", f.claim));
     }
     let gaps = rules::gaps(joined, ledger);
-    let (confidence, reasons) = if gaps.is_empty() && joined.trust.damage.is_empty() {
+    let (confidence, reasons) = if gaps.is_empty() && joined.facts.trust.damage.is_empty() {
         (Confidence::Medium, vec!["everything that was asked for was recorded, and nothing was lost".to_owned()])
     } else {
-        (Confidence::Low, gaps.into_iter().chain(joined.trust.damage.iter().take(3).cloned()).collect())
+        (Confidence::Low, gaps.into_iter().chain(joined.facts.trust.damage.iter().take(3).cloned()).collect())
     };
     Verdict {
         kind: if dominant { VerdictKind::Memory } else { VerdictKind::NothingFound },
@@ -284,7 +284,7 @@ fn largest_faults(joined: &Joined, ledger: &Ledger) -> String {
 fn no_window(joined: &Joined) -> Verdict {
     Verdict {
         kind: VerdictKind::NothingFound,
-        sentence: if joined.capture.complete {
+        sentence: if joined.facts.capture.complete {
             "Nothing to explain: the capture holds no events of a target.".to_owned()
         } else {
             "Nothing can be said: the recorder was killed before it had closed a segment with events.".to_owned()
@@ -294,7 +294,7 @@ fn no_window(joined: &Joined) -> Verdict {
                 .to_owned(),
         ),
         confidence: Confidence::Low,
-        confidence_reasons: joined.trust.damage.clone(),
+        confidence_reasons: joined.facts.trust.damage.clone(),
         finding: None,
     }
 }

@@ -40,7 +40,7 @@ fn complaints(a: &Analysis, expected: &Value) -> Vec<String> {
     if text("sentence").is_some_and(|s| !a.verdict.sentence.contains(s)) {
         out.push(format!("says: {}", a.verdict.sentence));
     }
-    let main = a.ledgers.first().map(|l| &l.window);
+    let main = a.facts.ledgers.first().map(|l| &l.window);
     if text("window").is_some_and(|name| main.is_none_or(|w| w.name != name)) {
         out.push(format!("looks at {main:?}"));
     }
@@ -91,7 +91,7 @@ fn every_capture_gets_its_verdict() {
 #[test]
 fn every_replay_equals_the_kernels_map() {
     for path in captures() {
-        for c in analyze(&path).trust.replay {
+        for c in analyze(&path).facts.trust.replay {
             assert!(c.equal, "{}: {c:?}", path.display());
         }
     }
@@ -100,7 +100,7 @@ fn every_replay_equals_the_kernels_map() {
 #[test]
 fn every_ledger_sums_to_its_window() {
     for path in captures() {
-        for l in analyze(&path).ledgers {
+        for l in analyze(&path).facts.ledgers {
             let sum: i64 = l.rows.iter().map(|r| r.wall_ns).sum();
             assert_eq!(sum, l.total_ns(), "{}: {}", path.display(), l.window.name);
         }

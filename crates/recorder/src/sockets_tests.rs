@@ -13,10 +13,8 @@ fn mine() -> BTreeMap<i32, (SocketRole, SocketFamily)> {
 #[test]
 fn tcp_sockets_have_the_side_that_they_are() {
     for (address, family) in [("127.0.0.1:0", SocketFamily::Inet), ("[::1]:0", SocketFamily::Inet6)] {
-        let Ok(listener) = TcpListener::bind(address) else {
-            eprintln!("skipped: no {address} here");
-            continue;
-        };
+        // A host without IPv6 has nothing to look at.
+        let Ok(listener) = TcpListener::bind(address) else { continue };
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
         let found = mine();

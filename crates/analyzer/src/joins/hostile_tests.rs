@@ -153,15 +153,15 @@ proptest! {
         (m.window.start_ns, m.window.end_ns, m.host.page_size_bytes) = (start, end, page);
         w.roll(&mut m).unwrap();
         let j = analyze_tables(&Capture::open(&path).unwrap(), &JoinOptions::default());
-        for l in &j.ledgers {
+        for l in &j.facts.ledgers {
             prop_assert_eq!(l.rows.iter().map(|r| r.wall_ns).sum::<i64>(), l.total_ns());
             for r in &l.rows {
                 prop_assert_eq!(j.shares_of(l, r.category).map(|s| s.wall_ns).sum::<i64>(), r.wall_ns);
             }
         }
         let faults = rows.iter().filter(|(table, _)| *table == 1).count() as u64;
-        prop_assert_eq!(j.faults.groups.iter().map(|g| g.faults).sum::<u64>(), faults);
-        prop_assert_eq!(j.faults.kinds.iter().map(|g| g.faults).sum::<u64>(), faults);
-        prop_assert!(j.timeline.series.iter().all(|s| s.points.len() <= 400));
+        prop_assert_eq!(j.facts.faults.groups.iter().map(|g| g.faults).sum::<u64>(), faults);
+        prop_assert_eq!(j.facts.faults.kinds.iter().map(|g| g.faults).sum::<u64>(), faults);
+        prop_assert!(j.facts.timeline.series.iter().all(|s| s.points.len() <= 400));
     }
 }

@@ -23,7 +23,7 @@ use mtrace_formats::capture::{Capture, Manifest, ProbeStatus};
 use crate::aggregate;
 use crate::context::{JoinOptions, Joined};
 use crate::load;
-use crate::model::Ledger;
+use crate::model::{Facts, Ledger};
 use crate::replay;
 use crate::requests::Placed;
 use by_process::{Processes, by_process};
@@ -91,25 +91,27 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
     let comms = facts::comms(manifest, &tables.process_events);
     let symbols = &tables.symbols;
     Joined {
-        capture: facts::capture(capture, &tables, span),
+        facts: Facts {
+            capture: facts::capture(capture, &tables, span),
+            ledgers,
+            requests,
+            timeline,
+            faults,
+            churn,
+            failed_calls: failed_calls::groups(&tables, &replay, page_size),
+            gc: gc_table,
+            address_spaces: address_space::address_spaces(
+                &pids,
+                &tables.calls,
+                &replay,
+                symbols,
+                manifest.host.max_map_count,
+            ),
+            flame_graphs: flame::graphs(&groups.cells, &tables.calls, &replay, symbols, &comms),
+            trust: facts::trust(capture, &tables, &mut replay),
+        },
         shares: shares(splits),
-        ledgers,
-        requests,
-        timeline,
-        faults,
-        churn,
-        failed_calls: failed_calls::groups(&tables, &replay, page_size),
-        gc: gc_table,
-        address_spaces: address_space::address_spaces(
-            &pids,
-            &tables.calls,
-            &replay,
-            symbols,
-            manifest.host.max_map_count,
-        ),
         vma_counts: pids.iter().filter_map(|pid| Some((*pid, replay.processes.get(pid)?.counts))).collect(),
-        flame_graphs: flame::graphs(&groups.cells, &tables.calls, &replay, symbols, &comms),
-        trust: facts::trust(capture, &tables, &mut replay),
         host: manifest.host.clone(),
         targets: manifest.targets.clone(),
         samples: std::mem::take(&mut tables.samples),

@@ -22,7 +22,7 @@ pub use finding::{
 pub use gc::{GcCycle, GcPhase, GcPhaseRow, GcTable, StackBytes};
 pub use ledger::{Ledger, LedgerCategory, LedgerRow, LedgerWindow, WindowRequest};
 pub use overview::{
-    Analysis, CaptureFacts, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate, Trust,
+    Analysis, CaptureFacts, Facts, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate, Trust,
 };
 pub use requests::{RequestTable, SlowRequest};
 pub use timeline::{Band, Envelope, Series, Timeline};

@@ -18,14 +18,22 @@ pub struct Analysis {
     pub report_version: u32,
     /// Version of mtrace that analysed.
     pub mtrace_version: String,
-    /// What was recorded.
-    pub capture: CaptureFacts,
     /// The answer.
     pub verdict: Verdict,
     /// Causes that the capture supports, most important first.
     pub findings: Vec<Finding>,
     /// Causes that were looked for.
     pub ruled_out: Vec<RuledOut>,
+    /// What the answer rests on; in JSON beside the above.
+    #[serde(flatten)]
+    pub facts: Facts,
+}
+
+/// What the joins made of a capture: rules judge it, the report shows it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Facts {
+    /// What was recorded.
+    pub capture: CaptureFacts,
     /// Wall time, one ledger per window, the most important window first.
     pub ledgers: Vec<Ledger>,
     /// Requests of the processes that have ledgers.
@@ -40,7 +48,7 @@ pub struct Analysis {
     pub failed_calls: Vec<EnomemGroup>,
     /// GC.
     pub gc: GcTable,
-    /// Address spaces, one per process.
+    /// Address spaces, one per process, the main one first.
     pub address_spaces: Vec<AddressSpace>,
     /// Flame graphs.
     pub flame_graphs: Vec<FlameGraph>,

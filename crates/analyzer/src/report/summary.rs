@@ -124,8 +124,8 @@ pub(super) fn slowest_request(analysis: &Analysis) -> Option<String> {
 }
 
 fn main_requests(analysis: &Analysis) -> Option<&RequestTable> {
-    let pid = analysis.ledgers.first()?.pid;
-    analysis.requests.iter().find(|r| r.pid == pid && !r.slowest.is_empty())
+    let pid = analysis.facts.ledgers.first()?.pid;
+    analysis.facts.requests.iter().find(|r| r.pid == pid && !r.slowest.is_empty())
 }
 
 /// Name of a graph's SVG file. The name is one of ours, but nothing but a plain name may become a path.
@@ -146,12 +146,12 @@ pub(super) fn has_weight(graph: &FlameGraph) -> bool {
 
 /// The moment that times are relative to: the begin of the most important window.
 pub(super) fn zero_ns(analysis: &Analysis) -> i64 {
-    analysis.ledgers.first().map_or(analysis.capture.start_ns, |l| l.window.start_ns)
+    analysis.facts.ledgers.first().map_or(analysis.facts.capture.start_ns, |l| l.window.start_ns)
 }
 
 /// What zero is, in words.
 pub(super) fn zero_name(analysis: &Analysis) -> String {
-    match analysis.ledgers.first() {
+    match analysis.facts.ledgers.first() {
         Some(Ledger { window, .. }) => format!("0 is the begin of the {}: {}", window.name, window.begins_with),
         None => "0 is the begin of the capture".to_owned(),
     }
@@ -179,9 +179,9 @@ pub(super) struct TrustSummary {
 impl TrustSummary {
     pub(super) fn new(analysis: &Analysis) -> Self {
         let mut out = Self::default();
-        out.replay(&analysis.trust);
-        out.losses(&analysis.trust);
-        out.coverage(&analysis.trust);
+        out.replay(&analysis.facts.trust);
+        out.losses(&analysis.facts.trust);
+        out.coverage(&analysis.facts.trust);
         out.completeness(analysis);
         out
     }
@@ -242,8 +242,8 @@ impl TrustSummary {
     }
 
     fn completeness(&mut self, analysis: &Analysis) {
-        let trust = &analysis.trust;
-        if !analysis.capture.complete {
+        let trust = &analysis.facts.trust;
+        if !analysis.facts.capture.complete {
             self.bad.push("the recorder was killed before it closed the capture".to_owned());
         }
         if !trust.damage.is_empty() {

@@ -43,6 +43,7 @@ fn check(joined: &Joined) -> Outcome {
     }
     let window = ledger.window.name.as_str();
     let found: Vec<Finding> = joined
+        .facts
         .faults
         .groups
         .iter()
@@ -51,6 +52,7 @@ fn check(joined: &Joined) -> Outcome {
         .collect();
     if found.is_empty() {
         let (n, ns) = joined
+            .facts
             .faults
             .groups
             .iter()
@@ -179,7 +181,7 @@ fn against(joined: &Joined, group: &FaultGroup, mean: i64) -> Vec<String> {
     if mean > 20_000 {
         out.push(format!("{} each is slow for a plain first touch: see the look-alikes", units::duration(mean)));
     }
-    if joined.capture.thp_enabled.as_deref() == Some("always") {
+    if joined.facts.capture.thp_enabled.as_deref() == Some("always") {
         out.push("transparent huge pages are always on: one fault may bring in 2 MiB".to_owned());
     }
     out
@@ -188,6 +190,7 @@ fn against(joined: &Joined, group: &FaultGroup, mean: i64) -> Vec<String> {
 fn look_alikes(joined: &Joined, ledger: &Ledger) -> Vec<LookAlike> {
     let count = |kind: TouchKind| -> u64 {
         joined
+            .facts
             .faults
             .groups
             .iter()
@@ -230,6 +233,7 @@ fn stacks(group: &FaultGroup, faults: u64, ns: i64) -> Vec<NamedStack> {
 
 fn fix(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, wall_ns: i64) -> Fix {
     let median = joined
+        .facts
         .faults
         .kinds
         .iter()

@@ -105,14 +105,14 @@ pub(crate) fn slower_unseen(joined: &Joined, ledger: &Ledger) -> Option<String> 
 
 /// Service time of the process's faults outside of the window.
 fn faults_outside(joined: &Joined, ledger: &Ledger) -> i64 {
-    let all: i64 = joined.faults.kinds.iter().filter(|k| k.pid == ledger.pid).map(|k| k.latency.sum_ns).sum();
+    let all: i64 = joined.facts.faults.kinds.iter().filter(|k| k.pid == ledger.pid).map(|k| k.latency.sum_ns).sum();
     all - faults_inside(joined, ledger)
 }
 
 /// Service time of the process's faults in the window, of all threads.
 fn faults_inside(joined: &Joined, ledger: &Ledger) -> i64 {
     let of_window = |g: &FaultGroup| g.in_windows.iter().find(|(w, ..)| *w == ledger.window.name).map_or(0, |w| w.2);
-    joined.faults.groups.iter().filter(|g| g.pid == ledger.pid).map(of_window).sum()
+    joined.facts.faults.groups.iter().filter(|g| g.pid == ledger.pid).map(of_window).sum()
 }
 
 /// Wall time that is memory's.

@@ -101,7 +101,7 @@ impl Lines {
     }
 
     fn ledger(&mut self, analysis: &Analysis) {
-        let Some(ledger) = analysis.ledgers.first() else { return };
+        let Some(ledger) = analysis.facts.ledgers.first() else { return };
         let total = ledger.total_ns();
         let share = |ns: i64| format::share(ns as f64, total as f64);
         let (rows, small) = summary::worth_a_line(ledger);

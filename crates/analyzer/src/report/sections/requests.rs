@@ -40,7 +40,7 @@ struct PartView {
 }
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
-    let processes = context.analysis.requests.iter().map(|r| process(r, context.zero_ns)).collect();
+    let processes = context.analysis.facts.requests.iter().map(|r| process(r, context.zero_ns)).collect();
     Ok(Html::from_markup(View { processes }.render()?))
 }
 
