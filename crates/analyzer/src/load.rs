@@ -9,7 +9,7 @@ use mtrace_formats::capture::{Capture, Skipped};
 use mtrace_formats::table::Row;
 use mtrace_formats::tables::{
     FAULT_BUCKETS, Fault, FaultKind, FaultRun, FileRow, Frame, GcEvent, IoCall, Loss, MapRow, MemoryCall, OffCpu,
-    ProcessEvent, Refusal, Sample,
+    ProcessEvent, Refusal, Sample, SocketRow,
 };
 use rayon::prelude::*;
 
@@ -249,6 +249,8 @@ pub struct Tables {
     pub io: Vec<IoCall>,
     /// Intervals off the CPU.
     pub off_cpu: Vec<OffCpu>,
+    /// Sockets that were open when the recording began.
+    pub sockets: Vec<SocketRow>,
     /// Lines of /proc/PID/maps; in the order of (ts, pid, start_addr).
     pub maps: Vec<MapRow>,
     /// Mapped files.
@@ -320,6 +322,10 @@ pub fn load(capture: &Capture) -> Tables {
         let (ts, dur) = clamp(m.ts, m.ts_end.saturating_sub(m.ts));
         (m.ts, m.ts_end) = (ts, ts + dur);
         m
+    }));
+    t.sockets = note.take::<SocketRow, _>(read(capture, |mut s: SocketRow| {
+        s.ts = clamp(s.ts, 0).0;
+        s
     }));
     t.files = note.take::<FileRow, _>(read(capture, |f| f));
     t.samples = note.take::<Sample, _>(read(capture, |mut s: Sample| {
@@ -423,6 +429,7 @@ fn sort(t: &mut Tables) {
     t.process_events.sort_by_key(|p| p.ts);
     t.maps.sort_by_key(|m| (m.ts, m.pid, m.start_addr));
     t.samples.sort_by_key(|s| s.ts);
+    t.sockets.sort_by_key(|s| (s.ts, s.pid, s.fd));
     t.losses.sort_by_key(|l| l.ts);
     t.refusals.sort_by_key(|r| (r.tid, r.ts));
 }

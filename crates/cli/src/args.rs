@@ -103,7 +103,7 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "TIME", default_value = "20us", value_parser = duration)]
     pub(crate) off_cpu_min: Duration,
     /// File and network calls written per process; the rest is counted
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub(crate) io_calls: u64,
     /// Switch a probe off (repeatable): memory_calls, refusals, faults, gc_events, io_calls, off_cpu, process_events
     #[arg(long, value_name = "PROBE")]

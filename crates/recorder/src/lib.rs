@@ -17,6 +17,7 @@ mod ring;
 pub mod sampler;
 mod session;
 pub mod snapshots;
+pub mod sockets;
 pub mod symbols;
 pub mod target;
 
@@ -111,7 +112,7 @@ impl Options {
             faults: FaultMode::default(),
             slow_fault: Duration::from_micros(100),
             off_cpu_min: Duration::from_micros(20),
-            io_calls_per_process: 20_000,
+            io_calls_per_process: 200_000,
             without: Vec::new(),
             leave_running: false,
             with_hostname: false,

@@ -8,6 +8,7 @@ mod names;
 mod processes;
 mod reserve;
 mod sink;
+mod sleepers;
 mod stacks;
 mod start;
 
@@ -161,6 +162,7 @@ impl Session<'_> {
         match todo {
             Todo::NewProgram { pid, stopped } => self.look_for_go(pid, stopped),
             Todo::Sample(pid) => self.sampler.add(pid),
+            Todo::Joined { pid, ts } => sleepers::note(&self.probes, pid, ts),
             Todo::Ended(pid) => {
                 if let Some(image) = self.processes.image(pid) {
                     self.ended.push_back((monotonic_ns(), pid, image));

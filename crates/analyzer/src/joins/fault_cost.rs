@@ -113,6 +113,7 @@ mod tests {
             begins_with: String::new(),
             ends_with: String::new(),
             assumptions: Vec::new(),
+            request: None,
         };
         let rows = vec![row(LedgerCategory::OnCpu, on_cpu, None), row(LedgerCategory::Faults, 120_000, Some(100))];
         Split {

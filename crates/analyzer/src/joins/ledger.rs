@@ -10,10 +10,10 @@ use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, MemoryCallKind};
 use super::activity::{Interval, Thread, Threads, carve};
 use super::critical_path::{Stretch, walk};
 use super::wait::Waits;
-use super::windows::Placed;
 use crate::context::LedgerShare;
 use crate::load::{FaultRow, NONE};
 use crate::model::{Ledger, LedgerCategory, LedgerRow, TouchKind};
+use crate::requests::Placed;
 use crate::symbols::SymbolTable;
 
 /// What a ledger is made from.
@@ -21,8 +21,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) faults: &'a [FaultRow],
     pub(crate) calls: &'a [MemoryCall],
     pub(crate) io: &'a [IoCall],
-    /// Calls of the process on sockets, in order of time, with their numbers in `io`.
-    pub(crate) network: &'a [(u32, &'a IoCall)],
+    /// What the process's sockets say about its waiting.
+    pub(crate) waits: &'a Waits,
     /// Times at which the world was stopped, sorted, without overlaps.
     pub(crate) stw: &'a [Interval],
     pub(crate) symbols: &'a SymbolTable,
@@ -46,7 +46,7 @@ pub(crate) struct Split {
 pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -> Split {
     let mut window = placed.window.clone();
     let stretches = if sources.off_cpu {
-        walk(threads, window.start_ns, window.end_ns, placed.end_tid)
+        walk(threads, (window.start_ns, window.end_ns), placed.start_tid, placed.end_tid)
     } else {
         window.assumptions.push(
             "the times off the CPU were not recorded: the whole window is charged to one thread, and its rest, on the CPU or waiting, is unexplained"
@@ -54,7 +54,6 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         );
         vec![Stretch { start: window.start_ns, end: window.end_ns, tid: placed.end_tid, waiting: false }]
     };
-    let waits = Waits::new(sources.network);
     let mut sums = Sums { sources, pieces: Vec::new() };
     let nothing = Thread::default();
     let mut rest = Vec::new();
@@ -63,7 +62,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         carve(&[(s.start, s.end)], sources.stw, &mut rest, |row, ns| sums.add(LedgerCategory::GcStw, row, ns));
         let thread = threads.get(&s.tid).unwrap_or(&nothing);
         if s.waiting {
-            let (category, ended_by) = waits.reason(s);
+            let (category, ended_by) = sources.waits.reason(s);
             let row = match category {
                 LedgerCategory::Unexplained => ASLEEP,
                 _ => ended_by.unwrap_or(NONE),
@@ -82,6 +81,9 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         ledger: Ledger { window, pid: placed.pid, rows: sums.rows(), critical_threads },
     }
 }
+
+/// What a ledger says of time in which no thread was active and no call on a socket tells why.
+pub(crate) const ALL_SLEPT: &str = "all threads slept: a timer, a lock or another process";
 
 /// Who is named as the largest contributor of a category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -277,7 +279,7 @@ impl Sums<'_> {
             Contributor::Blocked => {
                 Some("uninterruptible sleep outside of the recorded calls: disk or a kernel lock".to_owned())
             }
-            Contributor::Asleep => Some("all threads slept: a timer, a lock or another process".to_owned()),
+            Contributor::Asleep => Some(ALL_SLEPT.to_owned()),
         }
     }
 

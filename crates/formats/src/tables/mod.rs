@@ -16,6 +16,7 @@ mod off_cpu;
 mod process_events;
 mod refusals;
 mod samples;
+mod sockets;
 mod symbols;
 
 pub use fault_runs::{FAULT_BUCKETS, FaultRun};
@@ -31,6 +32,7 @@ pub use off_cpu::{OffCpu, OffCpuState};
 pub use process_events::{ProcessEvent, ProcessEventKind};
 pub use refusals::Refusal;
 pub use samples::{Sample, SampleSource};
+pub use sockets::{SocketFamily, SocketRole, SocketRow};
 pub use symbols::{SymbolRow, SymbolSource};
 
 use crate::table::{Column, Row};
@@ -60,6 +62,7 @@ pub const ALL: &[TableInfo] = &[
     info::<ProcessEvent>(),
     info::<IoCall>(),
     info::<OffCpu>(),
+    info::<SocketRow>(),
     info::<MapRow>(),
     info::<FileRow>(),
     info::<Sample>(),

@@ -6,7 +6,7 @@ mod faults;
 mod gc_events;
 mod io_calls;
 mod memory_calls;
-mod off_cpu;
+pub(crate) mod off_cpu;
 mod process_events;
 mod refusals;
 pub(crate) mod wire;

@@ -206,6 +206,14 @@ impl Loaded {
         sum
     }
 
+    /// Adds an entry to one of the object's own maps, unless the key is there already.
+    pub(crate) fn add_to_map(&self, map: &str, key: &[u8], value: &[u8]) {
+        if let Some(map) = self.object.maps().find(|m| m.name() == map) {
+            // That the key is there, or that the map is full, is not worth a word: the entry is one of thousands.
+            let _ = map.update(key, value, MapFlags::NO_EXIST);
+        }
+    }
+
     /// Time inside its programs, where the kernel measured it.
     pub(crate) fn costs(&self) -> Vec<BpfCost> {
         let programs = self.object.progs_mut().filter(|p| self.variant.programs.iter().any(|v| p.name() == v.name));

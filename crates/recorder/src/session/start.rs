@@ -14,7 +14,7 @@ use serde_json::json;
 use super::load::Loaded;
 use super::processes::Processes;
 use super::reserve::Reserve;
-use super::{Due, LOSS_INTERVAL_NS, PROGRESS_INTERVAL_NS, Session, Sink, nanoseconds};
+use super::{Due, LOSS_INTERVAL_NS, PROGRESS_INTERVAL_NS, Session, Sink, nanoseconds, sleepers};
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
 use crate::error::{Error, kernel};
@@ -129,6 +129,8 @@ fn begin<'a>(
     let sink = Rc::new(RefCell::new(Sink::new(writer)));
     let ring = open_ring(&shared, &sink)?;
     let (probes, absent) = load_all(plan, options.faults, &shared)?;
+    let attached = monotonic_ns();
+    wanted.running.iter().for_each(|f| sleepers::note(&probes, f.pid, attached));
     let now = monotonic_ns();
     let mut session = Session {
         options,

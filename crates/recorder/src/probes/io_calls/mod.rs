@@ -26,7 +26,7 @@ impl Probe for IoCalls {
     }
 
     fn hides(&self) -> &'static str {
-        "file and network calls: when the first request came and was answered, and what it waited for"
+        "file and network calls: when requests came and were answered, and what they waited for"
     }
 
     fn events(&self) -> &'static [u16] {

@@ -9,15 +9,34 @@ use super::{Probe, Program, Variant};
 use crate::FaultMode;
 use crate::session::Sink;
 
+/// Name of the probe.
+pub(crate) const NAME: &str = "off_cpu";
+/// Its map of the threads that are off the CPU; the key is the thread.
+pub(crate) const THREADS: &str = "off";
+
+/// `struct left` of probe.bpf.c: a thread that is off the CPU since `ts` at the latest.
+pub(crate) fn left(ts: i64, state: OffCpuState) -> [u8; 16] {
+    let class: u64 = match state {
+        OffCpuState::Runnable => 0,
+        OffCpuState::Sleeping => 1,
+        OffCpuState::Uninterruptible => 2,
+        OffCpuState::Other => 3,
+    };
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&ts.to_ne_bytes());
+    bytes[8..].copy_from_slice(&class.to_ne_bytes());
+    bytes
+}
+
 pub(crate) struct OffCpu;
 
 impl Probe for OffCpu {
     fn name(&self) -> &'static str {
-        "off_cpu"
+        NAME
     }
 
     fn tables(&self) -> &'static [&'static str] {
-        &["off_cpu"]
+        &[NAME]
     }
 
     fn hides(&self) -> &'static str {
