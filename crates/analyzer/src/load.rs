@@ -9,7 +9,7 @@ use mtrace_formats::capture::{Capture, Skipped};
 use mtrace_formats::table::Row;
 use mtrace_formats::tables::{
     FAULT_BUCKETS, Fault, FaultKind, FaultRun, FileRow, Frame, GcEvent, IoCall, Loss, MapRow, MemoryCall, OffCpu,
-    ProcessEvent, Refusal, Sample, SocketRow,
+    ProcessEvent, Reclaim, Refusal, Sample, SocketRow,
 };
 use rayon::prelude::*;
 
@@ -255,6 +255,8 @@ pub struct Tables {
     pub maps: Vec<MapRow>,
     /// Mapped files.
     pub files: Vec<FileRow>,
+    /// Reclaim and compaction by the targets' threads.
+    pub reclaims: Vec<Reclaim>,
     /// What the kernel counted when it refused a mapping.
     pub refusals: Vec<Refusal>,
     /// Periodic samples.
@@ -331,6 +333,10 @@ pub fn load(capture: &Capture) -> Tables {
     t.samples = note.take::<Sample, _>(read(capture, |mut s: Sample| {
         s.ts = clamp(s.ts, 0).0;
         s
+    }));
+    t.reclaims = note.take::<Reclaim, _>(read(capture, |mut r: Reclaim| {
+        (r.ts, r.dur) = clamp(r.ts, r.dur);
+        r
     }));
     t.refusals = note.take::<Refusal, _>(read(capture, |mut r: Refusal| {
         r.ts = clamp(r.ts, 0).0;
@@ -431,6 +437,7 @@ fn sort(t: &mut Tables) {
     t.samples.sort_by_key(|s| s.ts);
     t.sockets.sort_by_key(|s| (s.ts, s.pid, s.fd));
     t.losses.sort_by_key(|l| l.ts);
+    t.reclaims.sort_by_key(|r| r.ts);
     t.refusals.sort_by_key(|r| (r.tid, r.ts));
 }
 

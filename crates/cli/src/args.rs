@@ -105,7 +105,7 @@ pub(crate) struct RecordArgs {
     /// File and network calls written per process; the rest is counted
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub(crate) io_calls: u64,
-    /// Switch a probe off (repeatable): memory_calls, refusals, faults, gc_events, io_calls, off_cpu, process_events
+    /// Switch a probe off (repeatable): memory_calls, refusals, faults, reclaims, gc_events, io_calls, off_cpu, process_events
     #[arg(long, value_name = "PROBE")]
     pub(crate) without: Vec<String>,
     /// Leave a launched command running when the recording ends first

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind};
+use mtrace_formats::tables::{
+    IoCall, IoCallKind, MemoryCall, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, Reclaim,
+};
 
 use crate::load::FaultRow;
 
@@ -22,6 +24,8 @@ pub(crate) struct Thread {
     pub(crate) calls: Vec<Interval>,
     pub(crate) file_io: Vec<Interval>,
     pub(crate) network: Vec<Interval>,
+    /// Reclaim and compaction, within one of the above.
+    pub(crate) reclaims: Vec<Interval>,
     /// Off the CPU though it could have run.
     pub(crate) runnable: Vec<Interval>,
     /// Off the CPU in another way than sleeping: disk, kernel locks, stopped.
@@ -62,6 +66,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) faults: Vec<(u32, &'a FaultRow)>,
     pub(crate) calls: Vec<(u32, &'a MemoryCall)>,
     pub(crate) io: Vec<(u32, &'a IoCall)>,
+    pub(crate) reclaims: Vec<(u32, &'a Reclaim)>,
     pub(crate) off_cpu: Vec<&'a OffCpu>,
     pub(crate) events: Vec<&'a ProcessEvent>,
 }
@@ -96,6 +101,10 @@ pub(crate) fn threads(rows: &Rows<'_>) -> Threads {
         let t = threads.entry(c.tid).or_default();
         let list = if is_network(c) { &mut t.network } else { &mut t.file_io };
         push(list, c.ts, c.ts + c.dur, *row);
+    }
+    for (row, r) in &rows.reclaims {
+        see(r.tid, r.ts, r.ts + r.dur);
+        push(&mut threads.entry(r.tid).or_default().reclaims, r.ts, r.ts + r.dur, *row);
     }
     for o in &rows.off_cpu {
         see(o.tid, o.ts, o.ts + o.dur);

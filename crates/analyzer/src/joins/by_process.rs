@@ -11,10 +11,13 @@ use crate::load::Tables;
 #[derive(Default)]
 pub(super) struct OfProcess<'a> {
     pub(super) faults: Vec<u32>,
+    /// Faults in these rows.
+    pub(super) fault_count: u64,
     pub(super) calls: Vec<u32>,
     pub(super) io: Vec<u32>,
     pub(super) io_rows: Vec<&'a IoCall>,
     pub(super) sockets: Vec<&'a SocketRow>,
+    pub(super) reclaims: Vec<u32>,
     pub(super) off_cpu: Vec<&'a OffCpu>,
     pub(super) events: Vec<&'a ProcessEvent>,
     pub(super) gc: Vec<&'a GcEvent>,
@@ -30,8 +33,8 @@ impl<'a> OfProcess<'a> {
     }
 
     /// Weight by which the process of interest is chosen if none was asked anything.
-    pub(super) fn weight(&self) -> usize {
-        self.faults.len() + self.calls.len() + self.io.len()
+    pub(super) fn weight(&self) -> u64 {
+        self.fault_count + (self.calls.len() + self.io.len()) as u64
     }
 
     /// When the last file or network call ended.
@@ -45,6 +48,7 @@ impl<'a> OfProcess<'a> {
             faults: self.faults.iter().map(|i| (*i, &tables.faults[*i as usize])).collect(),
             calls: self.calls.iter().map(|i| (*i, &tables.calls[*i as usize])).collect(),
             io: self.io.iter().copied().zip(self.io_rows.iter().copied()).collect(),
+            reclaims: self.reclaims.iter().map(|i| (*i, &tables.reclaims[*i as usize])).collect(),
             off_cpu: self.off_cpu.clone(),
             events: self.events.clone(),
         }
@@ -58,6 +62,7 @@ pub(super) fn by_process(t: &Tables) -> Processes<'_> {
     for (i, f) in t.faults.iter().enumerate() {
         let p = out.entry(f.pid).or_default();
         p.faults.push(i as u32);
+        p.fault_count += u64::from(f.count);
         p.see(f.ts + f.wall_ns(), f.tid);
     }
     for (i, c) in t.calls.iter().enumerate() {
@@ -73,6 +78,9 @@ pub(super) fn by_process(t: &Tables) -> Processes<'_> {
     }
     for s in &t.sockets {
         out.entry(s.pid).or_default().sockets.push(s);
+    }
+    for (i, r) in t.reclaims.iter().enumerate() {
+        out.entry(r.pid).or_default().reclaims.push(i as u32);
     }
     for o in &t.off_cpu {
         out.entry(o.pid).or_default().off_cpu.push(o);

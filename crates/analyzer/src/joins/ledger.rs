@@ -38,6 +38,8 @@ pub(crate) struct Split {
     pub(crate) shares: Vec<LedgerShare>,
     /// Faults with a row of their own, where others were added up in runs.
     pub(crate) single_faults: u64,
+    /// Wall time of reclaim on the critical path, by row of the table.
+    pub(crate) reclaims: BTreeMap<u32, i64>,
     /// Wall time of refaults by the functions of releaser and toucher.
     pub(crate) refaults: BTreeMap<(u32, u32), i64>,
 }
@@ -57,10 +59,15 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
     let mut sums = Sums { sources, pieces: Vec::new() };
     let nothing = Thread::default();
     let mut rest = Vec::new();
+    let mut reclaims = BTreeMap::new();
     for s in stretches.iter().filter(|s| s.start < s.end) {
         rest.clear();
         carve(&[(s.start, s.end)], sources.stw, &mut rest, |row, ns| sums.add(LedgerCategory::GcStw, row, ns));
         let thread = threads.get(&s.tid).unwrap_or(&nothing);
+        if !s.waiting {
+            let add = |row, ns| *reclaims.entry(row).or_insert(0) += ns;
+            carve(&[(s.start, s.end)], &thread.reclaims, &mut Vec::new(), add);
+        }
         if s.waiting {
             let (category, ended_by) = sources.waits.reason(s);
             let row = match category {
@@ -77,6 +84,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
     Split {
         shares: sums.shares(placed),
         single_faults: sums.single_faults(),
+        reclaims,
         refaults: sums.refaults(),
         ledger: Ledger { window, pid: placed.pid, rows: sums.rows(), critical_threads },
     }

@@ -12,6 +12,7 @@ mod faults;
 mod flame;
 mod gc;
 mod ledger;
+mod reclaims;
 mod splits;
 mod timeline;
 mod wait;
@@ -98,6 +99,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
             timeline,
             faults,
             churn,
+            reclaims: reclaims::groups(&tables.reclaims, &splits, symbols),
             failed_calls: failed_calls::groups(&tables, &replay, page_size),
             gc: gc_table,
             address_spaces: address_space::address_spaces(

@@ -8,6 +8,7 @@ mod finding;
 mod gc;
 mod ledger;
 mod overview;
+mod reclaim;
 mod requests;
 mod timeline;
 
@@ -24,5 +25,6 @@ pub use ledger::{Ledger, LedgerCategory, LedgerRow, LedgerWindow, WindowRequest}
 pub use overview::{
     Analysis, CaptureFacts, Facts, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate, Trust,
 };
+pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};
 pub use timeline::{Band, Envelope, Series, Timeline};

@@ -5,6 +5,7 @@ use super::faults::{Churn, EnomemGroup, FaultTables};
 use super::finding::{Finding, RuledOut, Verdict};
 use super::gc::GcTable;
 use super::ledger::Ledger;
+use super::reclaim::ReclaimGroup;
 use super::requests::RequestTable;
 use super::timeline::Timeline;
 
@@ -44,6 +45,8 @@ pub struct Facts {
     pub faults: FaultTables,
     /// Pages given back and touched again.
     pub churn: Churn,
+    /// Reclaim and compaction by the targets' threads.
+    pub reclaims: Vec<ReclaimGroup>,
     /// Failed memory calls.
     pub failed_calls: Vec<EnomemGroup>,
     /// GC.

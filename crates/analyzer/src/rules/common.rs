@@ -189,6 +189,14 @@ pub(super) fn not_checked(code: &str, cause: &str, why: impl Into<String>) -> Ru
 /// Reclaim as a look-alike of anything that makes faults slow.
 pub(super) fn reclaim_look_alike(joined: &Joined) -> LookAlike {
     let cause = "direct reclaim or memory pressure made the faults slow".to_owned();
+    if probe_ran(joined, "reclaims") && missing_text(joined, "reclaims").is_none() {
+        let sum: i64 = joined.facts.reclaims.iter().fold(0, |sum, g| sum.saturating_add(g.sum_ns));
+        let observation = match sum {
+            0 => "no thread of the targets had to reclaim or compact memory".to_owned(),
+            _ => format!("threads of the targets reclaimed or compacted memory for {}", units::duration(sum)),
+        };
+        return LookAlike { cause, observation, excluded: sum == 0 };
+    }
     match joined.memory_pressure_us() {
         Some(0) => LookAlike {
             cause,

@@ -10,6 +10,7 @@ mod growth_during_gc;
 mod mapping_refused;
 mod not_memory;
 mod purge_refault_churn;
+mod reclaim_stalls;
 
 use std::fmt::Write as _;
 
@@ -24,6 +25,7 @@ pub const ALL: &[&dyn Rule] = &[
     &growth_during_gc::GrowthDuringGc,
     &purge_refault_churn::PurgeRefaultChurn,
     &mapping_refused::MappingRefused,
+    &reclaim_stalls::ReclaimStalls,
     &not_memory::NotMemory,
 ];
 

@@ -14,6 +14,7 @@ mod maps;
 mod memory_calls;
 mod off_cpu;
 mod process_events;
+mod reclaims;
 mod refusals;
 mod samples;
 mod sockets;
@@ -30,6 +31,7 @@ pub use maps::{MapRow, SnapshotReason};
 pub use memory_calls::{MemoryCall, MemoryCallKind};
 pub use off_cpu::{OffCpu, OffCpuState};
 pub use process_events::{ProcessEvent, ProcessEventKind};
+pub use reclaims::{Reclaim, ReclaimKind};
 pub use refusals::Refusal;
 pub use samples::{Sample, SampleSource};
 pub use sockets::{SocketFamily, SocketRole, SocketRow};
@@ -58,6 +60,7 @@ pub const ALL: &[TableInfo] = &[
     info::<Refusal>(),
     info::<Fault>(),
     info::<FaultRun>(),
+    info::<Reclaim>(),
     info::<GcEvent>(),
     info::<ProcessEvent>(),
     info::<IoCall>(),

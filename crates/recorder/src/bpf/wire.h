@@ -18,6 +18,7 @@ enum mt_event {
 	MT_REFUSAL = 9,
 	MT_FAULT_RUN = 10,
 	MT_FAULT_BATCHED = 11,
+	MT_RECLAIM = 12,
 };
 
 /* Begins every record. */
@@ -157,6 +158,20 @@ struct mt_fault_batch {
 	u64 stack;
 	u64 count;
 	struct mt_fault_entry entries[MT_FAULT_BATCH];
+};
+
+enum mt_reclaim_detail {
+	MT_RECLAIM_DIRECT = 1,
+	MT_RECLAIM_MEMCG = 2,
+	MT_RECLAIM_COMPACTION = 3,
+};
+
+/* aux: order. Compaction: neither order nor pages. */
+struct mt_reclaim {
+	struct mt_header h;
+	u64 dur;
+	u64 pages; /* freed */
+	u64 stack;
 };
 
 /* detail: 1 cycle start, 2 mark termination, 3 sweep, 4 stop the world, 5 start the world. aux: AX at entry. */

@@ -8,6 +8,7 @@ mod io_calls;
 mod memory_calls;
 pub(crate) mod off_cpu;
 mod process_events;
+mod reclaims;
 mod refusals;
 pub(crate) mod wire;
 
@@ -27,6 +28,7 @@ pub(crate) const ALL: &[&dyn Probe] = &[
     &refusals::Refusals,
     &io_calls::IoCalls,
     &faults::Faults,
+    &reclaims::Reclaims,
     &off_cpu::OffCpu,
     &gc_events::GcEvents,
 ];

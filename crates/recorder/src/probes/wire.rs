@@ -81,6 +81,7 @@ pub(crate) mod event {
     pub(crate) const REFUSAL: u16 = 9;
     pub(crate) const FAULT_RUN: u16 = 10;
     pub(crate) const FAULT_BATCH: u16 = 11;
+    pub(crate) const RECLAIM: u16 = 12;
 }
 
 /// `struct mt_stack`.
