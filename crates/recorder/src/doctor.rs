@@ -311,7 +311,7 @@ fn perf_events(f: &HostFacts) -> Check {
             CheckStatus::Degraded,
             format!("{}; perf_event_paranoid {paranoid}", errno_text(errno)),
             "no page faults (minor and major end in perf events) and no Go GC events (uprobes)",
-            "run with sudo or CAP_PERFMON; in a container allow perf_event_open in the seccomp profile",
+            format!("{}; in a container allow perf_event_open in the seccomp profile", crate::plan::perf_advice(f)),
         ),
     }
 }

@@ -4,7 +4,7 @@ use mtrace_formats::capture::{ProbeReport, ProbeStatus};
 
 use crate::FaultMode;
 use crate::error::Error;
-use crate::host::{HostFacts, SyscallTrial};
+use crate::host::{Capability, HostFacts, SyscallTrial};
 use crate::probes::{self, Attach, Probe};
 
 /// The probe that [`FaultMode`] is about.
@@ -92,10 +92,21 @@ fn objection(probe: &dyn Probe, facts: &HostFacts, without: &[String], faults: F
     let always = probe.variants(faults).iter().all(|v| v.programs.iter().any(|p| needs_perf(&p.attach)));
     match facts.perf_event {
         SyscallTrial::Fails(errno) if always => Some(format!(
-            "perf_event_open is refused ({}); lower kernel.perf_event_paranoid or give CAP_PERFMON",
-            std::io::Error::from_raw_os_error(errno)
+            "perf_event_open is refused ({}); {}",
+            std::io::Error::from_raw_os_error(errno),
+            perf_advice(facts)
         )),
         _ => None,
+    }
+}
+
+/// How to get perf events. Debian's and Ubuntu's kernels know levels of `kernel.perf_event_paranoid` above 2, where
+/// CAP_PERFMON does not suffice.
+pub(crate) fn perf_advice(facts: &HostFacts) -> &'static str {
+    if facts.has(Capability::Perfmon) == Some(true) {
+        "lower kernel.perf_event_paranoid to 2 or give CAP_SYS_ADMIN: above 2 CAP_PERFMON does not suffice"
+    } else {
+        "run with sudo or give CAP_PERFMON, with kernel.perf_event_paranoid at most 2"
     }
 }
 
@@ -151,6 +162,13 @@ mod tests {
         let plan = plan(&facts, &[], FaultMode::Runs).unwrap();
         assert_eq!(plan.absent.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["faults", "gc_events"]);
         assert!(names(&plan).contains(&"memory_calls"));
+    }
+
+    #[test]
+    fn the_advice_about_perf_events_knows_what_is_there_already() {
+        let with = |capabilities| HostFacts { capabilities: Some(capabilities), ..good_host() };
+        assert!(perf_advice(&with(1 << Capability::Perfmon as u8)).contains("paranoid to 2 or give CAP_SYS_ADMIN"));
+        assert!(perf_advice(&with(0)).contains("give CAP_PERFMON"));
     }
 
     #[test]

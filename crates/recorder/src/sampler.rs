@@ -182,14 +182,19 @@ impl Sampler {
         let begin = monotonic_ns();
         let mut out = Vec::new();
         let pids: Vec<u32> = self.processes.keys().copied().collect();
+        let mut left = Vec::new();
         for pid in pids {
             if self.process(pid, &mut out) {
                 self.find_cgroup(pid);
             } else {
-                self.processes.remove(&pid);
+                left.extend(self.processes.remove(&pid).map(|member| (member.paths, pid)));
             }
         }
-        let cgroups = self.cgroups();
+        let mut cgroups = self.cgroups();
+        // A last look at the group of a process that is gone: what killed it may be counted there and nowhere else.
+        for (paths, pid) in left {
+            cgroups.entry(paths).or_insert(pid);
+        }
         for (paths, pid) in &cgroups {
             cgroup::counters(paths, *pid, &mut out);
             self.cgroup_pressure(paths, *pid, &mut out);

@@ -133,6 +133,13 @@ fn a_process_that_ended_drops_out() {
     assert!(s.tick(monotonic_ns()).iter().any(|r| r.pid == Some(child.id()) && r.source == SampleSource::Statm));
     child.kill().unwrap();
     child.wait().unwrap();
+    // Its cgroup is looked at once more: an OOM kill is counted there when the process is gone.
+    let last = s.tick_all(monotonic_ns());
+    let of_cgroup = |r: &&Sample| matches!(r.source, SampleSource::CgroupMemory | SampleSource::CgroupPressure);
+    assert!(last.iter().filter(|r| !of_cgroup(r)).all(|r| r.pid.is_none()));
+    let counted = last.iter().filter(of_cgroup).filter(|r| r.pid == Some(child.id())).count();
+    let visible = CgroupPaths::of(std::process::id()).memory_version().is_some();
+    assert_eq!(counted > 0, visible, "{last:?}");
     assert!(s.tick_all(monotonic_ns()).iter().all(|r| r.pid.is_none()));
     assert_eq!(s.pids().count(), 0);
     assert_eq!(s.take_problems(), Vec::<String>::new());

@@ -16,7 +16,7 @@ use crate::accounts::{COUNTERS, Counters};
 use crate::cost::run_stats;
 use crate::probes::{Attach, Probe, Variant, prologue};
 use crate::ring::SharedMaps;
-use crate::symbols::gopclntab::GoBinary;
+use crate::symbols::gopclntab::{self, GoBinary};
 
 /// A probe whose programs are in the kernel.
 pub(crate) struct Loaded {
@@ -146,10 +146,15 @@ impl Loaded {
         if self.go.known.contains_key(&key) {
             return Some((key, false));
         }
-        let binary = GoBinary::from_file(file).unwrap_or_else(|e| {
-            self.go.problems.insert(format!("`{}`: {e}", path.display()));
-            None
-        });
+        let binary = match GoBinary::from_file(file) {
+            Ok(binary) => binary,
+            // Named on the command line and no program: a configuration file, a script.
+            Err(gopclntab::Error::NotElf) => None,
+            Err(e) => {
+                self.go.problems.insert(format!("`{}`: {e}", path.display()));
+                None
+            }
+        };
         let known = binary.as_ref().map(|b| GoKnown { version: b.go_version(), ran: false });
         self.go.known.insert(key, known);
         if let Some(binary) = &binary {
@@ -178,7 +183,7 @@ impl Loaded {
             };
             // All processes: the program itself knows the targets, and children need no attaching of their own.
             let attached = find(&self.object, name)
-                .and_then(|p| p.attach_uprobe(false, -1, path, offset as usize).map_err(|e| e.to_string()));
+                .and_then(|p| p.attach_uprobe(false, -1, path, offset as usize).map_err(|e| refused_uprobe(&e)));
             match attached {
                 Ok(link) => self.links.push(link),
                 Err(e) => {
@@ -245,6 +250,14 @@ impl Loaded {
             reason: (!problems.is_empty()).then(|| problems.join("; ")),
             hides: (status != ProbeStatus::Ran).then(|| self.probe.hides().to_owned()),
         }
+    }
+}
+
+/// Why a uprobe was refused; the kernel asks for more there than for every other probe.
+fn refused_uprobe(e: &libbpf_rs::Error) -> String {
+    match e.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied => format!("{e:#}; uprobes need CAP_SYS_ADMIN or root"),
+        _ => format!("{e:#}"),
     }
 }
 
