@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
-use mtrace_formats::capture::{MANIFEST_FILE, Manifest, Problem};
+use mtrace_formats::capture::{Manifest, Problem};
 use mtrace_formats::tables::SnapshotReason;
 
 use crate::accounts::LossMeter;
@@ -253,19 +253,23 @@ impl Session<'_> {
         }
     }
 
-    /// Closes the open segments and brings the manifest on disk up to date.
+    /// Closes the open segments and brings the manifest on disk up to date. Room for the last manifest goes first: when
+    /// there is none the disk is full, whatever of the rows might still fit.
     fn roll(&mut self) {
+        if self.sink.borrow().failure().is_some() {
+            return;
+        }
         if self.manifest.clocks.len() < MAX_CLOCKS {
             self.manifest.clocks.push(clock_pair());
         }
         self.manifest.targets = self.processes.listed().to_vec();
         self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), Vec::new());
         self.fill_reports();
+        let room = self.reserve.follow(&self.manifest);
         let mut sink = self.sink.borrow_mut();
-        if let Err(e) = sink.writer.roll(&mut self.manifest) {
+        if let Err(e) = room.and_then(|()| sink.writer.roll(&mut self.manifest)) {
             sink.fail(e);
         }
-        self.reserve.follow(&sink.writer.dir().join(MANIFEST_FILE));
     }
 
     fn targets_are_gone(&mut self) -> bool {

@@ -170,53 +170,6 @@ fn a_launched_command_is_ended_with_the_recording_and_its_end_is_recorded() {
     assert!(r.rows::<MapRow>().iter().any(|m| m.reason == SnapshotReason::End));
 }
 
-/// A small filesystem that goes away with the test.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(at: std::path::PathBuf, size: &str) -> Option<Self> {
-        std::fs::create_dir(&at).unwrap();
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", size, "none"]).arg(&at).status();
-        done.is_ok_and(|s| s.success()).then_some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_full_disk_ends_the_recording_in_order_and_what_was_closed_is_readable() {
-    if !bpf_works() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(dir.path().join("small"), "size=600k") else {
-        eprintln!("skipped: mount was refused");
-        return;
-    };
-    let known = compile("known.c", dir.path());
-    let target = TargetSpec::Launch { argv: vec![known.into(), "loop".into()] };
-    let mut options = Options::new(target, disk.0.join("full.mtrace"));
-    options.segment_interval = Duration::from_millis(100);
-    options.duration = Some(Duration::from_secs(60));
-    let summary = record(&options, &no_stop(), &mut |_| {}).unwrap();
-    assert_eq!(summary.end_reason, "disk full", "{:?}", summary.problems);
-    assert!(summary.problems.iter().any(|p| p.what.contains("recording ended early")));
-    let capture = Capture::open(&options.output).unwrap();
-    assert_eq!(capture.manifest.state, State::Complete);
-    let (faults, skipped) = capture.read::<Fault>();
-    assert!(skipped.is_empty(), "{skipped:?}");
-    assert!(faults.len() > 1000);
-    for a in &capture.manifest.accounts {
-        assert_eq!(a.seen, a.written + a.lost.values().sum::<u64>(), "{a:?}");
-    }
-    assert!(capture.manifest.accounts.iter().any(|a| a.lost.contains_key("write_failed")));
-    assert_eq!(faults.len() as u64, capture.manifest.accounts.iter().find(|a| a.probe == "faults").unwrap().written);
-}
-
 #[test]
 fn bad_targets_are_one_clear_error_and_leave_no_capture_behind() {
     if !bpf_works() {

@@ -124,7 +124,7 @@ fn begin<'a>(
         comm: wanted.comm,
         next_image,
     })?;
-    let reserve = Reserve::new(writer.dir());
+    let reserve = Reserve::new(writer.dir())?;
     let sink = Rc::new(RefCell::new(Sink::new(writer)));
     let ring = open_ring(&shared, &sink)?;
     let (probes, absent) = load_all(plan, &shared)?;
@@ -158,6 +158,7 @@ fn begin<'a>(
         None => {}
     }
     wanted.notes.into_iter().for_each(|n| session.problem(n));
+    session.reserve.follow(&session.manifest)?;
     session.attach_to_running(&wanted.running);
     session.let_go()?;
     session.roll();
