@@ -148,6 +148,28 @@ fn manifests_that_lie() {
 }
 
 #[test]
+fn a_capture_begins_with_a_manifest_and_never_takes_the_place_of_something() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mtrace");
+    let manifest = Manifest { mtrace_version: "first".to_owned(), ..Manifest::default() };
+    let mut w = CaptureWriter::create_with(&path, &manifest).unwrap();
+    let capture = Capture::open(&path).unwrap();
+    assert_eq!(capture.manifest, manifest);
+    assert!(capture.problems[0].contains("did not come to its end"), "{:?}", capture.problems);
+    w.push(fault(1)).unwrap();
+    w.roll(&mut Manifest::default()).unwrap();
+    assert_eq!(Capture::open(&path).unwrap().read::<Fault>().0, vec![fault(1)]);
+
+    assert!(matches!(CaptureWriter::create_with(&path, &manifest), Err(Error::Exists { .. })));
+    let file = dir.path().join("file");
+    fs::write(&file, "mine").unwrap();
+    assert!(matches!(CaptureWriter::create_with(&file, &manifest), Err(Error::Exists { .. })));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    assert!(CaptureWriter::create_with(&dir.path().join("absent/a.mtrace"), &manifest).is_err());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
+}
+
+#[test]
 fn what_is_no_capture_is_called_so() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Capture::open(dir.path()), Err(Error::NotACapture { .. })));

@@ -42,6 +42,9 @@ const REST: Duration = Duration::from_millis(10);
 const REMOVE_AFTER_NS: i64 = 100_000_000;
 /// How long a launched target has to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
+/// When the first segments are closed. The intervals double from there up to the option's: a recording that is killed
+/// early has something to show, a long one has few small segments.
+const FIRST_SEGMENT: Duration = Duration::from_millis(250);
 const LOSS_INTERVAL_NS: i64 = 1_000_000_000;
 const PROGRESS_INTERVAL_NS: i64 = 200_000_000;
 /// Clock pairs kept in the manifest; more say nothing new.
@@ -82,7 +85,28 @@ struct Due {
     sample: i64,
     losses: i64,
     roll: i64,
+    /// From that roll to the next.
+    roll_interval: Duration,
     progress: i64,
+}
+
+impl Due {
+    fn new(now: i64, options: &Options) -> Self {
+        let first = FIRST_SEGMENT.min(options.segment_interval);
+        Self {
+            sample: now,
+            losses: now + LOSS_INTERVAL_NS,
+            roll: now + nanoseconds(first),
+            roll_interval: first,
+            progress: now + PROGRESS_INTERVAL_NS,
+        }
+    }
+
+    /// The segments were closed: when they are closed next.
+    fn rolled(&mut self, now: i64, options: &Options) {
+        self.roll_interval = self.roll_interval.saturating_mul(2).min(options.segment_interval);
+        self.roll = now + nanoseconds(self.roll_interval);
+    }
 }
 
 impl Session<'_> {
@@ -214,7 +238,7 @@ impl Session<'_> {
             self.look_for_the_dead();
         }
         if now >= self.due.roll {
-            self.due.roll = now + nanoseconds(self.options.segment_interval);
+            self.due.rolled(now, self.options);
             self.roll();
         }
         if now >= self.due.progress {
@@ -357,6 +381,23 @@ fn has_stw_reason(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn segments_are_closed_early_at_first_and_never_later_than_asked_for() {
+        let intervals = |ms| {
+            let mut options = Options::new(TargetSpec::Pid(1), "x".into());
+            options.segment_interval = Duration::from_millis(ms);
+            let mut due = Due::new(0, &options);
+            let next = |due: &mut Due| {
+                let at = due.roll;
+                due.rolled(at, &options);
+                at / 1_000_000
+            };
+            (0..7).map(|_| next(&mut due)).collect::<Vec<_>>()
+        };
+        assert_eq!(intervals(5000), [250, 750, 1750, 3750, 7750, 12750, 17750]);
+        assert_eq!(intervals(100), [100, 200, 300, 400, 500, 600, 700]);
+    }
 
     #[test]
     fn the_reason_is_known_since_go_1_21() {

@@ -1,4 +1,4 @@
-//! How recordings begin and end: a kill of the recorder, a duration, a running process, bad arguments.
+//! How recordings begin and end: a duration, a running process, bad arguments.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod record_support;
@@ -6,9 +6,9 @@ mod record_support;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mtrace_formats::capture::{Capture, State};
+use mtrace_formats::capture::Capture;
 use mtrace_formats::tables::{Fault, MapRow, ProcessEvent, ProcessEventKind, SnapshotReason, SymbolRow};
 use mtrace_recorder::{ErrorKind, Options, TargetSpec, record};
 use record_support::{bpf_works, compile, record_command};
@@ -29,54 +29,6 @@ fn start(program: &Path, args: &[&str]) -> Running {
 
 fn no_stop() -> AtomicBool {
     AtomicBool::new(false)
-}
-
-/// Not a test: the recorder of the test below, in a process of its own.
-#[test]
-fn recorder_process() {
-    let Some(output) = std::env::var_os("MTRACE_TEST_RECORD_TO") else { return };
-    let program = std::env::var_os("MTRACE_TEST_PROGRAM").unwrap();
-    let target = TargetSpec::Launch { argv: vec![program, "loop".into()] };
-    let mut options = Options::new(target, output.into());
-    options.segment_interval = Duration::from_millis(300);
-    let _ = record(&options, &no_stop(), &mut |_| {});
-}
-
-#[test]
-fn a_recorder_that_is_killed_leaves_readable_segments() {
-    if !bpf_works() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let known = compile("known.c", dir.path());
-    let output = dir.path().join("killed.mtrace");
-    let mut recorder = Running(
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "recorder_process"])
-            .env("MTRACE_TEST_RECORD_TO", &output)
-            .env("MTRACE_TEST_PROGRAM", &known)
-            .spawn()
-            .unwrap(),
-    );
-    let until = Instant::now() + Duration::from_secs(60);
-    while !output.join("faults/000003.parquet").exists() {
-        assert!(Instant::now() < until, "no third segment within a minute");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    recorder.0.kill().unwrap();
-    recorder.0.wait().unwrap();
-
-    let capture = Capture::open(&output).unwrap();
-    // Nobody else will end it: its recorder is dead.
-    let orphan = nix::unistd::Pid::from_raw(capture.manifest.targets[0].pid.cast_signed());
-    nix::sys::signal::kill(orphan, nix::sys::signal::Signal::SIGKILL).unwrap();
-    assert_eq!(capture.manifest.state, State::Recording);
-    let (faults, skipped) = capture.read::<Fault>();
-    assert!(skipped.is_empty(), "{skipped:?}");
-    assert!(faults.len() > 1000);
-    let (maps, _) = capture.read::<MapRow>();
-    assert!(maps.iter().any(|m| m.reason == SnapshotReason::Exec));
-    assert!(!capture.manifest.probes.is_empty() && !capture.manifest.targets.is_empty());
 }
 
 #[test]

@@ -150,10 +150,10 @@ fn a_log_that_takes_all_free_space_does_not_cost_the_manifest() {
     let Some(disk) = SmallDisk::mount(dir.path().join("small"), "1M") else { return };
     let options = options(&disk, &known, Duration::from_millis(100));
     let mut log = std::fs::File::create(disk.0.join("log")).unwrap();
-    let manifest = options.output.join(MANIFEST_FILE);
+    let rows = options.output.join("maps/000001.parquet");
     let _log = Meanwhile::repeat(move || {
-        // Once the recording is under way.
-        if manifest.exists() {
+        // Once the recording is under way: a disk that is full before is an error.
+        if rows.exists() {
             let _ = log.write(&[b'x'; 4096]);
         }
         std::thread::sleep(Duration::from_micros(200));

@@ -44,6 +44,29 @@ impl CaptureWriter {
         }
     }
 
+    /// As [`CaptureWriter::create`], with a first manifest in it: there is no moment in which the directory exists
+    /// without one, whenever the process is killed.
+    ///
+    /// # Errors
+    /// As [`CaptureWriter::create`] and [`CaptureWriter::write_manifest`]; nothing is left then.
+    pub fn create_with(dir: &Path, manifest: &Manifest) -> Result<Self> {
+        if fs::symlink_metadata(dir).is_ok() {
+            return Err(Error::Exists { path: dir.to_path_buf() });
+        }
+        let tmp = beside(dir);
+        let mut writer = Self::create(&tmp)?;
+        let named = writer.write_manifest(manifest).and_then(|()| {
+            // Fails on whatever came meanwhile, except for an empty directory.
+            fs::rename(&tmp, dir).map_err(|e| Error::io("create the capture directory", dir, e))
+        });
+        if let Err(e) = named {
+            let _ = fs::remove_dir_all(&tmp);
+            return Err(e);
+        }
+        writer.dir = dir.to_path_buf();
+        Ok(writer)
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -353,6 +376,13 @@ fn parquet_error(action: &'static str, path: &Path, os_error: &AtomicI32, e: Par
         code => std::io::Error::from_raw_os_error(code),
     };
     Error::io(action, path, source)
+}
+
+/// A name in the same folder that no other process uses.
+pub(super) fn beside(path: &Path) -> PathBuf {
+    let mut name = path.components().as_path().as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    name.into()
 }
 
 /// Removes a file that was given up. Its space is given back first: a child of this process may have inherited the

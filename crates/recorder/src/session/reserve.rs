@@ -24,10 +24,10 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// Makes the file, in the capture's directory. It holds nothing yet.
+    /// Makes the file, in the capture's directory, with room for the manifest of a short recording.
     ///
     /// # Errors
-    /// If the file cannot be created.
+    /// If there is no such room; then nothing is left.
     pub(crate) fn new(capture: &Path) -> Result<Self> {
         use std::os::unix::fs::OpenOptionsExt as _;
         let path = capture.join("reserve.tmp");
@@ -37,7 +37,9 @@ impl Reserve {
             .mode(0o600)
             .open(&path)
             .map_err(|e| Error::io("create", &path, e))?;
-        Ok(Self { path, file, bytes: 0 })
+        let mut reserve = Self { path, file, bytes: 0 };
+        reserve.hold(SLACK_BYTES)?;
+        Ok(reserve)
     }
 
     /// Takes room for a manifest that grows out of this one: what is held is always more than what will be written.
@@ -62,7 +64,8 @@ impl Reserve {
         if bytes <= self.bytes {
             return Ok(());
         }
-        allocate(&self.file, self.bytes, bytes).map_err(|e| Error::io("keep room for the manifest in", &self.path, e))?;
+        allocate(&self.file, self.bytes, bytes)
+            .map_err(|e| Error::io("keep room for the manifest in", &self.path, e))?;
         self.bytes = bytes;
         Ok(())
     }
