@@ -406,13 +406,23 @@ fn create_dir_private(path: &Path) -> std::io::Result<()> {
     builder.create(path)
 }
 
+/// Replaces what is there; for names within a capture, whose directory nobody else can write to.
 fn create_file_private(path: &Path) -> Result<File> {
+    private_file().create(true).truncate(true).open(path).map_err(|e| Error::io("create", path, e))
+}
+
+/// Never opens what is there, a symbolic link included.
+pub(super) fn create_new_private(path: &Path) -> Result<File> {
+    private_file().create_new(true).open(path).map_err(|e| Error::io("create", path, e))
+}
+
+fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
-    options.open(path).map_err(|e| Error::io("create", path, e))
+    options
 }
