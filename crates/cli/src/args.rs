@@ -89,7 +89,7 @@ pub(crate) struct RecordArgs {
     /// Interval of the samples from /proc and the cgroup
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub(crate) sample_interval: Duration,
-    /// Interval in which segments are closed: what a kill of the recorder can cost at most
+    /// Interval in which segments are closed (the first ones earlier): what a kill of the recorder can cost at most
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub(crate) segment_interval: Duration,
     /// How page faults are recorded: runs of neighbours added up in the kernel (all counts, sums and histograms exact),

@@ -65,6 +65,44 @@ fn a_packed_capture_reads_the_same_and_never_overwrites() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_pack_is_private_and_follows_no_link() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let capture = Capture::open(&write(dir.path())).unwrap();
+    let out = dir.path().join("a.pack");
+    pack(&capture, &out).unwrap();
+    assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the capture and the pack");
+
+    // A link in the place of the output, or of the file that is written first.
+    let victim = dir.path().join("victim");
+    fs::write(&victim, "mine").unwrap();
+    let tmp = format!("link.pack.{}.tmp", std::process::id());
+    for name in ["link.pack", &tmp] {
+        let link = dir.path().join(name);
+        for to in [&victim, &dir.path().join("absent")] {
+            std::os::unix::fs::symlink(to, &link).unwrap();
+            assert!(pack(&capture, &dir.path().join("link.pack")).is_err(), "{name}");
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink(), "{name}: it is not ours to remove");
+            assert!(!dir.path().join("absent").exists());
+            fs::remove_file(&link).unwrap();
+        }
+    }
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+}
+
+#[test]
+fn a_pack_that_fails_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path());
+    let capture = Capture::open(&path).unwrap();
+    fs::remove_file(path.join("gc_events/000001.parquet")).unwrap();
+    pack(&capture, &dir.path().join("a.pack")).unwrap_err();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the capture alone");
+}
+
+#[test]
 fn every_truncation_of_a_pack_keeps_what_is_before_the_cut() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("a.pack");
@@ -145,6 +183,28 @@ fn manifests_that_lie() {
 
     fs::remove_file(&manifest).unwrap();
     assert_eq!(Capture::open(&path).unwrap().read::<Fault>().0.len(), 1_500);
+}
+
+#[test]
+fn a_capture_begins_with_a_manifest_and_never_takes_the_place_of_something() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mtrace");
+    let manifest = Manifest { mtrace_version: "first".to_owned(), ..Manifest::default() };
+    let mut w = CaptureWriter::create_with(&path, &manifest).unwrap();
+    let capture = Capture::open(&path).unwrap();
+    assert_eq!(capture.manifest, manifest);
+    assert!(capture.problems[0].contains("did not come to its end"), "{:?}", capture.problems);
+    w.push(fault(1)).unwrap();
+    w.roll(&mut Manifest::default()).unwrap();
+    assert_eq!(Capture::open(&path).unwrap().read::<Fault>().0, vec![fault(1)]);
+
+    assert!(matches!(CaptureWriter::create_with(&path, &manifest), Err(Error::Exists { .. })));
+    let file = dir.path().join("file");
+    fs::write(&file, "mine").unwrap();
+    assert!(matches!(CaptureWriter::create_with(&file, &manifest), Err(Error::Exists { .. })));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    assert!(CaptureWriter::create_with(&dir.path().join("absent/a.mtrace"), &manifest).is_err());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
 }
 
 #[test]

@@ -175,6 +175,7 @@ fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
 /// The child's life: only system calls, because the parent may have held locks when it forked.
 fn child(ask: &OwnedFd, answer: &OwnedFd) -> ! {
     use std::os::fd::AsRawFd as _;
+    close_all_but(ask.as_raw_fd(), answer.as_raw_fd());
     let mut question = 0_u8;
     // SAFETY: plain system calls on our own descriptors and buffers.
     unsafe {
@@ -185,6 +186,21 @@ fn child(ask: &OwnedFd, answer: &OwnedFd) -> ! {
             }
         }
         libc::_exit(0)
+    }
+}
+
+/// Two recordings in one process would else keep each other's pipes open in their children, and wait for ever.
+fn close_all_but(a: i32, b: i32) {
+    const FIRST: u32 = 3;
+    let (low, high) = (a.min(b).unsigned_abs(), a.max(b).unsigned_abs());
+    for (from, to) in [(FIRST, low.saturating_sub(1)), (low + 1, high.saturating_sub(1)), (high + 1, u32::MAX)] {
+        // SAFETY: descriptors that this child does not use; close_range(2) since 5.9.
+        if from <= to && unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) } != 0 {
+            (from..=to.min(1 << 16)).for_each(|fd| {
+                // SAFETY: as above.
+                unsafe { libc::close(fd.cast_signed()) };
+            });
+        }
     }
 }
 

@@ -81,7 +81,8 @@ pub struct Options {
     pub ring_bytes: usize,
     /// Time between samples.
     pub sample_interval: Duration,
-    /// Time between segments: what is lost at most if the recorder is killed.
+    /// Time between segments: what is lost at most if the recorder is killed. The first ones come earlier: after
+    /// 250 ms, then at intervals that double up to this one.
     pub segment_interval: Duration,
     /// How page faults are recorded.
     pub faults: FaultMode,

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
-use mtrace_formats::capture::{MANIFEST_FILE, Manifest, Problem};
+use mtrace_formats::capture::{Manifest, Problem};
 use mtrace_formats::tables::SnapshotReason;
 
 use crate::accounts::LossMeter;
@@ -43,6 +43,9 @@ const REST: Duration = Duration::from_millis(10);
 const REMOVE_AFTER_NS: i64 = 100_000_000;
 /// How long a launched target has to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
+/// When the first segments are closed. The intervals double from there up to the option's: a recording that is killed
+/// early has something to show, a long one has few small segments.
+const FIRST_SEGMENT: Duration = Duration::from_millis(250);
 const LOSS_INTERVAL_NS: i64 = 1_000_000_000;
 const PROGRESS_INTERVAL_NS: i64 = 200_000_000;
 /// Clock pairs kept in the manifest; more say nothing new.
@@ -83,7 +86,28 @@ struct Due {
     sample: i64,
     losses: i64,
     roll: i64,
+    /// From that roll to the next.
+    roll_interval: Duration,
     progress: i64,
+}
+
+impl Due {
+    fn new(now: i64, options: &Options) -> Self {
+        let first = FIRST_SEGMENT.min(options.segment_interval);
+        Self {
+            sample: now,
+            losses: now + LOSS_INTERVAL_NS,
+            roll: now + nanoseconds(first),
+            roll_interval: first,
+            progress: now + PROGRESS_INTERVAL_NS,
+        }
+    }
+
+    /// The segments were closed: when they are closed next.
+    fn rolled(&mut self, now: i64, options: &Options) {
+        self.roll_interval = self.roll_interval.saturating_mul(2).min(options.segment_interval);
+        self.roll = now + nanoseconds(self.roll_interval);
+    }
 }
 
 impl Session<'_> {
@@ -216,7 +240,7 @@ impl Session<'_> {
             self.look_for_the_dead();
         }
         if now >= self.due.roll {
-            self.due.roll = now + nanoseconds(self.options.segment_interval);
+            self.due.rolled(now, self.options);
             self.roll();
         }
         if now >= self.due.progress {
@@ -255,17 +279,21 @@ impl Session<'_> {
         }
     }
 
-    /// Asks the probes for what they have not sent yet.
-    fn flush_probes(&mut self) {
+    /// Asks the probes for what they have not sent yet. On a busy CPU it may take until the next time.
+    fn flush_probes(&mut self, last: bool) {
         let refused: Vec<String> = self.probes.iter().filter_map(|p| p.flush().err()).collect();
-        for what in refused {
+        for what in refused.into_iter().filter(|_| last) {
             self.problem(format!("what a probe had not sent could not be had: {what}"));
         }
     }
 
-    /// Closes the open segments and brings the manifest on disk up to date.
+    /// Closes the open segments and brings the manifest on disk up to date. Room for the last manifest goes first: when
+    /// there is none the disk is full, whatever of the rows might still fit.
     fn roll(&mut self) {
-        self.flush_probes();
+        if self.sink.borrow().failure().is_some() {
+            return;
+        }
+        self.flush_probes(false);
         self.drain();
         if self.manifest.clocks.len() < MAX_CLOCKS {
             self.manifest.clocks.push(clock_pair());
@@ -273,11 +301,11 @@ impl Session<'_> {
         self.manifest.targets = self.processes.listed().to_vec();
         self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), Vec::new());
         self.fill_reports();
+        let room = self.reserve.follow(&self.manifest);
         let mut sink = self.sink.borrow_mut();
-        if let Err(e) = sink.writer.roll(&mut self.manifest) {
+        if let Err(e) = room.and_then(|()| sink.writer.roll(&mut self.manifest)) {
             sink.fail(e);
         }
-        self.reserve.follow(&sink.writer.dir().join(MANIFEST_FILE));
     }
 
     fn targets_are_gone(&mut self) -> bool {
@@ -365,6 +393,23 @@ fn has_stw_reason(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn segments_are_closed_early_at_first_and_never_later_than_asked_for() {
+        let intervals = |ms| {
+            let mut options = Options::new(TargetSpec::Pid(1), "x".into());
+            options.segment_interval = Duration::from_millis(ms);
+            let mut due = Due::new(0, &options);
+            let next = |due: &mut Due| {
+                let at = due.roll;
+                due.rolled(at, &options);
+                at / 1_000_000
+            };
+            (0..7).map(|_| next(&mut due)).collect::<Vec<_>>()
+        };
+        assert_eq!(intervals(5000), [250, 750, 1750, 3750, 7750, 12750, 17750]);
+        assert_eq!(intervals(100), [100, 200, 300, 400, 500, 600, 700]);
+    }
 
     #[test]
     fn the_reason_is_known_since_go_1_21() {

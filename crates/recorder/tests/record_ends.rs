@@ -1,4 +1,4 @@
-//! How recordings begin and end: a kill of the recorder, a duration, a running process, bad arguments.
+//! How recordings begin and end: a duration, a running process, bad arguments.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod record_support;
@@ -6,9 +6,9 @@ mod record_support;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mtrace_formats::capture::{Capture, State};
+use mtrace_formats::capture::Capture;
 use mtrace_formats::tables::{MapRow, ProcessEvent, ProcessEventKind, SnapshotReason, SymbolRow};
 use mtrace_recorder::{ErrorKind, Options, TargetSpec, record};
 use record_support::{bpf_works, compile, faults_of, record_command};
@@ -29,53 +29,6 @@ fn start(program: &Path, args: &[&str]) -> Running {
 
 fn no_stop() -> AtomicBool {
     AtomicBool::new(false)
-}
-
-/// Not a test: the recorder of the test below, in a process of its own.
-#[test]
-fn recorder_process() {
-    let Some(output) = std::env::var_os("MTRACE_TEST_RECORD_TO") else { return };
-    let program = std::env::var_os("MTRACE_TEST_PROGRAM").unwrap();
-    let target = TargetSpec::Launch { argv: vec![program, "loop".into()] };
-    let mut options = Options::new(target, output.into());
-    options.segment_interval = Duration::from_millis(300);
-    let _ = record(&options, &no_stop(), &mut |_| {});
-}
-
-#[test]
-fn a_recorder_that_is_killed_leaves_readable_segments() {
-    if !bpf_works() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let known = compile("known.c", dir.path());
-    let output = dir.path().join("killed.mtrace");
-    let mut recorder = Running(
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "recorder_process"])
-            .env("MTRACE_TEST_RECORD_TO", &output)
-            .env("MTRACE_TEST_PROGRAM", &known)
-            .spawn()
-            .unwrap(),
-    );
-    let until = Instant::now() + Duration::from_secs(60);
-    while !output.join("faults/000003.parquet").exists() {
-        assert!(Instant::now() < until, "no third segment within a minute");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    recorder.0.kill().unwrap();
-    recorder.0.wait().unwrap();
-
-    let capture = Capture::open(&output).unwrap();
-    // Nobody else will end it: its recorder is dead.
-    let orphan = nix::unistd::Pid::from_raw(capture.manifest.targets[0].pid.cast_signed());
-    nix::sys::signal::kill(orphan, nix::sys::signal::Signal::SIGKILL).unwrap();
-    assert_eq!(capture.manifest.state, State::Recording);
-    let faults = faults_of(&capture);
-    assert!(faults.len() > 1000);
-    let (maps, _) = capture.read::<MapRow>();
-    assert!(maps.iter().any(|m| m.reason == SnapshotReason::Exec));
-    assert!(!capture.manifest.probes.is_empty() && !capture.manifest.targets.is_empty());
 }
 
 #[test]
@@ -167,52 +120,6 @@ fn a_launched_command_is_ended_with_the_recording_and_its_end_is_recorded() {
     let events = r.rows::<ProcessEvent>();
     assert_eq!(events.last().unwrap().status, Some(15));
     assert!(r.rows::<MapRow>().iter().any(|m| m.reason == SnapshotReason::End));
-}
-
-/// A small filesystem that goes away with the test.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(at: std::path::PathBuf, size: &str) -> Option<Self> {
-        std::fs::create_dir(&at).unwrap();
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", size, "none"]).arg(&at).status();
-        done.is_ok_and(|s| s.success()).then_some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_full_disk_ends_the_recording_in_order_and_what_was_closed_is_readable() {
-    if !bpf_works() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(dir.path().join("small"), "size=600k") else {
-        eprintln!("skipped: mount was refused");
-        return;
-    };
-    let known = compile("known.c", dir.path());
-    let target = TargetSpec::Launch { argv: vec![known.into(), "loop".into()] };
-    let mut options = Options::new(target, disk.0.join("full.mtrace"));
-    options.segment_interval = Duration::from_millis(100);
-    options.duration = Some(Duration::from_secs(60));
-    let summary = record(&options, &no_stop(), &mut |_| {}).unwrap();
-    assert_eq!(summary.end_reason, "disk full", "{:?}", summary.problems);
-    assert!(summary.problems.iter().any(|p| p.what.contains("recording ended early")));
-    let capture = Capture::open(&options.output).unwrap();
-    assert_eq!(capture.manifest.state, State::Complete);
-    let faults = faults_of(&capture);
-    assert!(faults.len() > 1000);
-    for a in &capture.manifest.accounts {
-        assert_eq!(a.seen, a.written + a.lost.values().sum::<u64>(), "{a:?}");
-    }
-    assert!(capture.manifest.accounts.iter().any(|a| a.lost.contains_key("write_failed")));
-    assert_eq!(faults.len() as u64, capture.manifest.accounts.iter().find(|a| a.probe == "faults").unwrap().written);
 }
 
 #[test]

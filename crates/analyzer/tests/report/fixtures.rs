@@ -558,6 +558,7 @@ pub(crate) fn first_touch() -> Analysis {
             ],
         },
         churn: Churn::default(),
+        reclaims: Vec::new(),
         failed_calls: Vec::new(),
         gc: gc(),
         address_spaces: vec![address_space()],

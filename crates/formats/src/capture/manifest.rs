@@ -1,8 +1,11 @@
 //! `manifest.json`: what was recorded, how, on what, and what is missing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
 
 /// File name of the manifest inside a capture.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -79,6 +82,17 @@ pub struct Manifest {
     /// Anything else that went wrong, in plain words.
     #[serde(default)]
     pub problems: Vec<Problem>,
+}
+
+impl Manifest {
+    /// The text of `manifest.json`.
+    ///
+    /// # Errors
+    /// None in practice: no map in it has a key that JSON cannot express.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let failed = |e| Error::io("encode", Path::new(MANIFEST_FILE), std::io::Error::other::<serde_json::Error>(e));
+        serde_json::to_vec_pretty(self).map_err(failed)
+    }
 }
 
 impl Default for Manifest {

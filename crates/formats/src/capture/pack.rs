@@ -2,34 +2,46 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Read as _, Write as _};
+use std::io::{BufWriter, Read as _};
 use std::path::Path;
 
 use super::manifest::{MANIFEST_FILE, Manifest};
 use super::reader::{Capture, SegmentRef, parse_manifest};
+use super::writer::{beside, create_new_private};
 use crate::{Error, Result, tables};
 
-/// Packs a capture directory into `out`.
+/// Packs a capture directory into `out`, a file of mode 0600 like those of the capture.
 ///
 /// # Errors
-/// As [`Capture::open`]; [`Error::Exists`] if `out` exists. Nothing is left under the final name on failure.
+/// As [`Capture::open`]; [`Error::Exists`] if anything is at `out`, a symbolic link included, also if it came while the
+/// pack was being written. Nothing is left under the final name on failure.
 pub fn pack(capture: &Capture, out: &Path) -> Result<()> {
     if fs::symlink_metadata(out).is_ok() {
         return Err(Error::Exists { path: out.to_path_buf() });
     }
-    let mut tmp = out.as_os_str().to_owned();
-    tmp.push(".tmp");
-    let tmp = Path::new(&tmp);
-    let result =
-        write(capture, tmp).and_then(|()| fs::rename(tmp, out).map_err(|e| Error::io("rename into place", out, e)));
+    let tmp = beside(out);
+    let file = create_new_private(&tmp)?;
+    let result = write(capture, file, &tmp).and_then(|()| take_name(&tmp, out));
     if result.is_err() {
-        let _ = fs::remove_file(tmp);
+        let _ = fs::remove_file(&tmp);
     }
     result
 }
 
-fn write(capture: &Capture, tmp: &Path) -> Result<()> {
-    let file = File::options().write(true).create_new(true).open(tmp).map_err(|e| Error::io("create", tmp, e))?;
+/// Gives the finished file its name, and never in place of another file: a rename would replace one.
+fn take_name(tmp: &Path, out: &Path) -> Result<()> {
+    match fs::hard_link(tmp, out) {
+        Ok(()) => {
+            let _ = fs::remove_file(tmp);
+            Ok(())
+        }
+        Err(_) if fs::symlink_metadata(out).is_ok() => Err(Error::Exists { path: out.to_path_buf() }),
+        // A filesystem without hard links.
+        Err(_) => fs::rename(tmp, out).map_err(|e| Error::io("rename into place", out, e)),
+    }
+}
+
+fn write(capture: &Capture, file: File, tmp: &Path) -> Result<()> {
     let io = |e| Error::io("write", tmp, e);
     let mut tar = tar::Builder::new(BufWriter::new(file));
     tar.mode(tar::HeaderMode::Deterministic);
@@ -41,8 +53,9 @@ fn write(capture: &Capture, tmp: &Path) -> Result<()> {
     for segment in capture.all_segments() {
         tar.append_path_with_name(&segment.path, &segment.name).map_err(io)?;
     }
-    let mut inner = tar.into_inner().map_err(io)?;
-    inner.flush().map_err(io)
+    let file = tar.into_inner().map_err(io)?.into_inner().map_err(|e| io(e.into_error()))?;
+    // The name must never stand for less than the whole, after a crash of the host either.
+    file.sync_all().map_err(io)
 }
 
 /// True if the file begins like a packed capture.

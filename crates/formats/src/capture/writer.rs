@@ -3,7 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -44,6 +44,29 @@ impl CaptureWriter {
         }
     }
 
+    /// As [`CaptureWriter::create`], with a first manifest in it: there is no moment in which the directory exists
+    /// without one, whenever the process is killed.
+    ///
+    /// # Errors
+    /// As [`CaptureWriter::create`] and [`CaptureWriter::write_manifest`]; nothing is left then.
+    pub fn create_with(dir: &Path, manifest: &Manifest) -> Result<Self> {
+        if fs::symlink_metadata(dir).is_ok() {
+            return Err(Error::Exists { path: dir.to_path_buf() });
+        }
+        let tmp = beside(dir);
+        let mut writer = Self::create(&tmp)?;
+        let named = writer.write_manifest(manifest).and_then(|()| {
+            // Fails on whatever came meanwhile, except for an empty directory.
+            fs::rename(&tmp, dir).map_err(|e| Error::io("create the capture directory", dir, e))
+        });
+        if let Err(e) = named {
+            let _ = fs::remove_dir_all(&tmp);
+            return Err(e);
+        }
+        writer.dir = dir.to_path_buf();
+        Ok(writer)
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -77,20 +100,33 @@ impl CaptureWriter {
     /// # Errors
     /// The first error. What was closed before stays readable.
     pub fn roll(&mut self, manifest: &mut Manifest) -> Result<()> {
-        let mut first = None;
+        let closed = self.close_segments(manifest);
+        let written = self.write_manifest(manifest);
+        closed.and(written)
+    }
+
+    /// Closes the open segment of every table and lists them in `manifest`, which is not written.
+    ///
+    /// All tables are tried; rows that could not be written are counted in [`CaptureWriter::rows_failed`].
+    ///
+    /// # Errors
+    /// The first error. What was closed before stays readable.
+    pub fn close_segments(&mut self, manifest: &mut Manifest) -> Result<()> {
+        let mut first = Ok(());
         for (_, table) in self.tables.values_mut() {
             match table.close_segment() {
                 Ok(Some(segment)) => self.closed.push(segment),
                 Ok(None) => {}
-                Err(e) => first = first.or(Some(e)),
+                Err(e) => first = first.and(Err(e)),
             }
         }
         manifest.segments.clone_from(&self.closed);
-        let written = self.write_manifest(manifest);
-        match first {
-            Some(e) => Err(e),
-            None => written,
-        }
+        first
+    }
+
+    /// Gives up the rows that are in no closed segment and the space that they take. They count as failed.
+    pub fn discard_open(&mut self) {
+        self.tables.values_mut().for_each(|(_, table)| table.discard());
     }
 
     /// Replaces the manifest atomically.
@@ -99,12 +135,28 @@ impl CaptureWriter {
     /// [`Error::Io`]; the previous manifest stays.
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
         let tmp = self.dir.join("manifest.json.tmp");
+        let file = create_file_private(&tmp)?;
+        let written = self.write_manifest_into(manifest, &file, &tmp);
+        if written.is_err() {
+            remove_with_space(&tmp);
+        }
+        written
+    }
+
+    /// Replaces the manifest atomically by writing it into a file of the capture's directory that exists already, from
+    /// its beginning on. Where the file has blocks enough, that needs no space.
+    ///
+    /// # Errors
+    /// As [`CaptureWriter::write_manifest`].
+    pub fn write_manifest_into(&self, manifest: &Manifest, mut file: &File, file_path: &Path) -> Result<()> {
         let path = self.dir.join(MANIFEST_FILE);
-        let text =
-            serde_json::to_vec_pretty(manifest).map_err(|e| Error::io("encode", &path, std::io::Error::other(e)))?;
-        let mut file = create_file_private(&tmp)?;
-        file.write_all(&text).and_then(|()| file.sync_data()).map_err(|e| Error::io("write", &tmp, e))?;
-        fs::rename(&tmp, &path).map_err(|e| Error::io("rename into place", &path, e))
+        let text = manifest.to_json()?;
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.write_all(&text))
+            .and_then(|()| file.set_len(text.len() as u64))
+            .and_then(|()| file.sync_data())
+            .map_err(|e| Error::io("write", file_path, e))?;
+        fs::rename(file_path, &path).map_err(|e| Error::io("rename into place", &path, e))
     }
 
     /// Rows written so far, by table.
@@ -137,6 +189,7 @@ impl CaptureWriter {
 trait AnyTable: Send {
     fn as_any(&mut self) -> &mut dyn Any;
     fn close_segment(&mut self) -> Result<Option<SegmentInfo>>;
+    fn discard(&mut self);
     fn written(&self) -> u64;
     fn failed(&self) -> u64;
     fn events_written(&self) -> u64;
@@ -283,8 +336,7 @@ impl<R: Row> TableWriter<R> {
         if let Some(segment) = self.segment.take() {
             self.failed += segment.count;
             self.written -= segment.count;
-            // Best effort: on a full disk this is what makes room for the manifest.
-            let _ = fs::remove_file(&segment.path);
+            remove_with_space(&segment.path);
         }
     }
 
@@ -314,10 +366,16 @@ impl<R: Row> AnyTable for TableWriter<R> {
             Err(e) => {
                 self.failed += count;
                 self.written -= count;
-                let _ = fs::remove_file(path);
+                remove_with_space(&path);
                 Err(e)
             }
         }
+    }
+
+    fn discard(&mut self) {
+        let count = std::mem::take(&mut self.pending);
+        self.builder.finish();
+        self.give_up(count);
     }
 
     fn written(&self) -> u64 {
@@ -365,6 +423,23 @@ fn parquet_error(action: &'static str, path: &Path, os_error: &AtomicI32, e: Par
     Error::io(action, path, source)
 }
 
+/// A name in the same folder that no other process uses.
+pub(super) fn beside(path: &Path) -> PathBuf {
+    let mut name = path.components().as_path().as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    name.into()
+}
+
+/// Removes a file that was given up. Its space is given back first: a child of this process may have inherited the
+/// descriptor, and then the space of a removed file stays taken for as long as the child has not executed anything.
+fn remove_with_space(path: &Path) {
+    // Best effort, both.
+    if let Ok(file) = OpenOptions::new().write(true).open(path) {
+        let _ = file.set_len(0);
+    }
+    let _ = fs::remove_file(path);
+}
+
 fn create_dir_private(path: &Path) -> std::io::Result<()> {
     #[allow(unused_mut)]
     let mut builder = fs::DirBuilder::new();
@@ -376,13 +451,23 @@ fn create_dir_private(path: &Path) -> std::io::Result<()> {
     builder.create(path)
 }
 
+/// Replaces what is there; for names within a capture, whose directory nobody else can write to.
 fn create_file_private(path: &Path) -> Result<File> {
+    private_file().create(true).truncate(true).open(path).map_err(|e| Error::io("create", path, e))
+}
+
+/// Never opens what is there, a symbolic link included.
+pub(super) fn create_new_private(path: &Path) -> Result<File> {
+    private_file().create_new(true).open(path).map_err(|e| Error::io("create", path, e))
+}
+
+fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
-    options.open(path).map_err(|e| Error::io("create", path, e))
+    options
 }

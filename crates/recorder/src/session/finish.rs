@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mtrace_formats::capture::{Account, ProbeReport, State};
+use mtrace_formats::capture::{Account, BpfCost, ProbeReport, State};
 use mtrace_formats::tables::SymbolRow;
 
 use super::{Session, names};
@@ -22,7 +22,7 @@ impl Session<'_> {
         self.probes.iter_mut().for_each(super::load::Loaded::detach);
         // Programs that were running are through now, and what they have not sent is at hand.
         std::thread::sleep(SETTLE);
-        self.flush_probes();
+        self.flush_probes(true);
         self.manifest.window.end_ns = Some(monotonic_ns());
         self.manifest.window.end_reason = Some(reason.to_owned());
         self.drain();
@@ -38,8 +38,7 @@ impl Session<'_> {
         self.resolve_names();
         self.manifest.clocks.push(clock_pair());
         self.manifest.targets = self.processes.listed().to_vec();
-        self.close(costs)?;
-        Ok(self.summary(exit))
+        self.close(costs, exit)
     }
 
     fn note_exit(&mut self) -> Option<Exit> {
@@ -65,11 +64,17 @@ impl Session<'_> {
         sink.stacks = stacks;
     }
 
-    /// Two writes of the manifest: the accounts are only final when the last segments are closed.
-    fn close(&mut self, costs: Vec<mtrace_formats::capture::BpfCost>) -> Result<(), Error> {
+    /// The manifest comes after the last segments, because only then the accounts are final.
+    fn close(mut self, costs: Vec<BpfCost>, exit: Option<Exit>) -> Result<Summary, Error> {
         let full = self.sink.borrow().failure().is_some();
-        let rolled = self.sink.borrow_mut().writer.roll(&mut self.manifest);
-        if let Err(e) = &rolled
+        self.fill_reports();
+        if self.reserve.fit(&self.manifest).is_err() {
+            // The manifest is worth more than the newest rows: without it nothing tells what the others are.
+            self.sink.borrow_mut().writer.discard_open();
+            self.problem("the last rows were given up: the disk has no room for them and the manifest".to_owned());
+        }
+        let closed = self.sink.borrow_mut().writer.close_segments(&mut self.manifest);
+        if let Err(e) = &closed
             && !full
         {
             self.problem(format!("the last segments could not be closed: {e}"));
@@ -77,8 +82,9 @@ impl Session<'_> {
         self.fill_reports();
         self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), costs);
         self.manifest.state = State::Complete;
-        self.reserve.release();
-        Ok(self.sink.borrow().writer.write_manifest(&self.manifest)?)
+        let summary = self.summary(exit);
+        self.reserve.spend(&self.sink.borrow().writer, &self.manifest)?;
+        Ok(summary)
     }
 
     /// Brings the probes' reports and accounts in the manifest up to date.
@@ -96,7 +102,7 @@ impl Session<'_> {
         self.manifest.probes.sort_by_key(|r| crate::probes::ALL.iter().position(|p| p.name() == r.name));
     }
 
-    fn bpf_costs(&self) -> Vec<mtrace_formats::capture::BpfCost> {
+    fn bpf_costs(&self) -> Vec<BpfCost> {
         self.probes.iter().flat_map(super::load::Loaded::costs).collect()
     }
 

@@ -8,13 +8,13 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use libbpf_rs::{RingBuffer, RingBufferBuilder};
-use mtrace_formats::capture::{CaptureWriter, Manifest, ProbeReport, Window};
+use mtrace_formats::capture::{CaptureWriter, Manifest, ProbeReport, Problem, Target, Window};
 use serde_json::json;
 
 use super::load::Loaded;
 use super::processes::Processes;
 use super::reserve::Reserve;
-use super::{Due, LOSS_INTERVAL_NS, PROGRESS_INTERVAL_NS, Session, Sink, nanoseconds, sleepers};
+use super::{Due, Session, Sink, nanoseconds, sleepers};
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
 use crate::error::{Error, kernel};
@@ -53,7 +53,7 @@ pub(super) fn start(options: &Options) -> Result<Session<'_>, Error> {
     // default dispositions back already.
     // SAFETY: ignoring a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    let writer = CaptureWriter::create(&options.output)?;
+    let writer = CaptureWriter::create_with(&options.output, &first_manifest(options, &facts, &plan, &wanted))?;
     let started = begin(options, &facts, plan, wanted, writer, cost);
     if started.is_err() {
         // Nothing was recorded, and the name would be taken at the next attempt.
@@ -113,6 +113,7 @@ fn begin<'a>(
     writer: CaptureWriter,
     cost: CostMeter,
 ) -> Result<Session<'a>, Error> {
+    let reserve = Reserve::new(writer.dir())?;
     let fault_cost = plan.fault_probe().map(|p| crate::calibrate::fault_cost(p, options.faults));
     let attach_begin_ns = monotonic_ns();
     let shared = SharedMaps::create(options.ring_bytes)?;
@@ -125,7 +126,6 @@ fn begin<'a>(
         comm: wanted.comm,
         next_image,
     })?;
-    let reserve = Reserve::new(writer.dir());
     let sink = Rc::new(RefCell::new(Sink::new(writer)));
     let ring = open_ring(&shared, &sink)?;
     let (probes, absent) = load_all(plan, options.faults, &shared)?;
@@ -148,12 +148,7 @@ fn begin<'a>(
         cost,
         reserve,
         ended: VecDeque::new(),
-        due: Due {
-            sample: now,
-            losses: now + LOSS_INTERVAL_NS,
-            roll: now + nanoseconds(options.segment_interval),
-            progress: now + PROGRESS_INTERVAL_NS,
-        },
+        due: Due::new(now, options),
     };
     match fault_cost {
         Some(Ok(cost)) => session.cost.fault = Some(cost),
@@ -161,6 +156,7 @@ fn begin<'a>(
         None => {}
     }
     wanted.notes.into_iter().for_each(|n| session.problem(n));
+    session.reserve.follow(&session.manifest)?;
     session.attach_to_running(&wanted.running);
     session.let_go()?;
     session.roll();
@@ -240,6 +236,18 @@ fn load_all(plan: Plan, faults: FaultMode, shared: &SharedMaps) -> Result<(Vec<L
         });
     }
     Ok((probes, absent))
+}
+
+/// What is on disk while the probes are being loaded: it says so if the recorder is killed then.
+fn first_manifest(options: &Options, facts: &HostFacts, plan: &Plan, wanted: &Wanted) -> Manifest {
+    let now = monotonic_ns();
+    let mut first = manifest(options, facts, now, plan.absent.clone());
+    let launched = wanted.launched.iter().map(|l| Target { pid: l.pid(), ..Target::default() });
+    let running = wanted.running.iter().map(|f| f.to_target(String::new()));
+    first.targets = launched.chain(running).map(|t| Target { how: wanted.how.to_owned(), ..t }).collect();
+    let what = "the recorder was killed before all probes were attached: nothing is recorded of the targets".to_owned();
+    first.problems.push(Problem { ts: Some(now), what });
+    first
 }
 
 fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: Vec<ProbeReport>) -> Manifest {

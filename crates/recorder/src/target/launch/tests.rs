@@ -53,6 +53,44 @@ fn auxv(pid: u32, key: u64) -> u64 {
 }
 
 #[test]
+fn a_waiting_child_holds_no_files_of_the_recorder() {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    let mut launched = Launched::prepare(&argv(&["true"]), &ResourceLimits::current()).unwrap();
+    // The child may not have come to it yet.
+    let fds = format!("/proc/{}/fd", launched.pid());
+    let own = fs::read_link(format!("/proc/self/fd/{}", write.as_raw_fd())).unwrap();
+    let holds = || fs::read_dir(&fds).unwrap().flatten().any(|e| fs::read_link(e.path()).is_ok_and(|l| l == own));
+    let until = Instant::now() + Duration::from_secs(20);
+    while holds() {
+        assert!(Instant::now() < until, "it holds the pipe");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    drop(write);
+    assert_eq!(fs::File::from(read).read(&mut [0]).unwrap(), 0, "end of file");
+    // And it still waits, and runs when it is let.
+    launched.exec_stopped().unwrap();
+    launched.resume().unwrap();
+    assert_eq!(wait(&mut launched).status, 0);
+}
+
+#[test]
+fn a_command_inherits_what_exec_leaves_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = fs::File::create(dir.path().join("out")).unwrap();
+    // SAFETY: the descriptor is new and closed below.
+    let kept = unsafe { libc::fcntl(out.as_raw_fd(), libc::F_DUPFD, 100) };
+    assert!(kept >= 100);
+    let script = format!("echo kept > /proc/self/fd/{kept}");
+    let launched = stopped(&["sh", "-c", &script]);
+    // SAFETY: as above; nobody else uses it.
+    unsafe { libc::close(kept) };
+    let Some(mut launched) = launched else { return };
+    launched.resume().unwrap();
+    wait(&mut launched);
+    assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "kept\n");
+}
+
+#[test]
 fn pid_is_known_and_waits_before_the_exec() {
     let mut l = Launched::prepare(&argv(&["true"]), &ResourceLimits::current()).unwrap();
     let before = fs::read_link(format!("/proc/{}/exe", l.pid())).unwrap();

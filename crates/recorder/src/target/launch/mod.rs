@@ -14,11 +14,15 @@
 //! command and the recorder alike, as under time(1) or strace(1), and a command that reads the terminal is not stopped
 //! by SIGTTIN. The recorder must catch SIGINT and wait for the command to end.
 
-use std::ffi::{CString, OsStr, OsString};
+mod child;
+mod error;
+mod exit;
+mod path;
+
+use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,81 +33,13 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
-/// Exit code of the child when its exec failed; the reason goes through a pipe and not through this number.
-const EXEC_FAILED: i32 = 127;
-
-/// RLIM_NLIMITS of the kernel; the number has been 16 since 2.6.25. An unknown resource is passed over.
-const RESOURCES: i32 = 16;
-
-/// Why a command could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    /// The argument vector is empty or holds a NUL byte.
-    #[error("no usable command: {0}")]
-    BadArguments(&'static str),
-    /// No such file, or no such name in PATH.
-    #[error("command `{}` not found: {searched}", command.to_string_lossy())]
-    NotFound {
-        /// As given.
-        command: OsString,
-        /// Where it was looked for, and what to do next.
-        searched: String,
-    },
-    /// There is a file, and it cannot be executed.
-    #[error("cannot execute `{}`: {found}", path.display())]
-    NotExecutable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it, and what to do next.
-        found: String,
-    },
-    /// exec(2) failed for another reason.
-    #[error("failed to execute `{}`: {source}{hint}", path.display())]
-    Exec {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-        /// What to do next; starts with "; " or is empty.
-        hint: &'static str,
-    },
-    /// The child ended before its exec.
-    #[error("`{}` was ended by {by} before it began to run", path.display())]
-    Ended {
-        /// The file.
-        path: PathBuf,
-        /// Signal or exit code.
-        by: String,
-    },
-    /// A system call needed for starting failed.
-    #[error("failed to {action} for `{}`: {source}", path.display())]
-    System {
-        /// What was attempted, in the infinitive.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-}
-
-/// Soft and hard resource limits, taken before the recorder changes its own, to give to the command.
-#[derive(Debug, Clone)]
-pub struct ResourceLimits(Vec<(i32, libc::rlimit)>);
-
-impl ResourceLimits {
-    /// The limits of this process now.
-    pub fn current() -> Self {
-        Self((0..RESOURCES).filter_map(|r| Some((r, limit(r)?))).collect())
-    }
-}
-
-fn limit(resource: i32) -> Option<libc::rlimit> {
-    let mut value = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `value` is a valid rlimit for the call to fill.
-    let r = unsafe { libc::getrlimit(resource as _, &mut value) };
-    (r == 0).then_some(value)
-}
+pub use child::ResourceLimits;
+use child::{Descriptors, Image, child, highest_descriptor};
+pub use error::LaunchError;
+use error::exec_error;
+use exit::wait4;
+pub use exit::{Exit, describe_status};
+use path::resolve;
 
 /// Where the command stands after [`Launched::exec_stopped`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,43 +53,6 @@ pub struct ExecStop {
     pub minor_faults_before: Option<u64>,
     /// Major faults, likewise.
     pub major_faults_before: Option<u64>,
-}
-
-/// How a command ended and what it used (its waited-for children included, as wait4(2) counts).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit {
-    /// As wait(2) encodes it: exit code << 8 | signal.
-    pub status: i32,
-    /// Faults without I/O.
-    pub minor_faults: u64,
-    /// Faults with I/O.
-    pub major_faults: u64,
-    /// User CPU time, ns.
-    pub cpu_user_ns: u64,
-    /// System CPU time, ns.
-    pub cpu_system_ns: u64,
-    /// Peak RSS.
-    pub rss_peak_bytes: u64,
-}
-
-impl Exit {
-    /// In plain words: "exit code 0", "signal 9 (SIGKILL)".
-    pub fn describe(&self) -> String {
-        describe_status(self.status)
-    }
-}
-
-/// A status of wait(2) in plain words.
-pub fn describe_status(status: i32) -> String {
-    if libc::WIFSIGNALED(status) {
-        let signal = libc::WTERMSIG(status);
-        let core = if libc::WCOREDUMP(status) { ", core dumped" } else { "" };
-        return match Signal::try_from(signal) {
-            Ok(s) => format!("signal {signal} ({s}{core})"),
-            Err(_) => format!("signal {signal}{core}"),
-        };
-    }
-    format!("exit code {}", libc::WEXITSTATUS(status))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,11 +101,15 @@ impl Launched {
         let mut before = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
             .map_err(system("block signals"))?;
+        let fds = Descriptors {
+            gate: gate_read.as_raw_fd(),
+            gate_write: gate_write.as_raw_fd(),
+            failure: fail_write.as_raw_fd(),
+            highest: highest_descriptor(),
+        };
         // SAFETY: between fork and exec the child makes system calls only: no allocation, no lock.
         let forked = match unsafe { libc::fork() } {
-            0 => unsafe {
-                child(&image, limits, gate_read.as_raw_fd(), gate_write.as_raw_fd(), fail_write.as_raw_fd())
-            },
+            0 => unsafe { child(&image, limits, &fds) },
             -1 => Err(Errno::last()),
             pid => Ok(Pid::from_raw(pid)),
         };
@@ -433,33 +336,6 @@ impl Drop for Launched {
     }
 }
 
-/// wait4(2); `None` if the child lives (a ptrace stop is life).
-fn wait4(pid: Pid, flags: i32) -> io::Result<Option<Exit>> {
-    let mut status = 0;
-    // SAFETY: all zeroes is a valid rusage.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    loop {
-        // SAFETY: both pointers are valid for the call to fill.
-        let r = unsafe { libc::wait4(pid.as_raw(), &mut status, flags, &mut usage) };
-        match r {
-            -1 if Errno::last() == Errno::EINTR => {}
-            -1 => return Err(io::Error::last_os_error()),
-            0 => return Ok(None),
-            _ if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) => break,
-            _ => return Ok(None),
-        }
-    }
-    let ns = |t: libc::timeval| t.tv_sec.unsigned_abs() * 1_000_000_000 + t.tv_usec.unsigned_abs() * 1_000;
-    Ok(Some(Exit {
-        status,
-        minor_faults: usage.ru_minflt.unsigned_abs(),
-        major_faults: usage.ru_majflt.unsigned_abs(),
-        cpu_user_ns: ns(usage.ru_utime),
-        cpu_system_ns: ns(usage.ru_stime),
-        rss_peak_bytes: usage.ru_maxrss.unsigned_abs() * 1024,
-    }))
-}
-
 /// An inherited "ignore SIGCHLD" would make the kernel reap children itself, exit status and rusage included.
 fn keep_exit_status() {
     // SAFETY: sigaction with valid pointers; all zeroes is a valid sigaction (SIG_DFL, no flags).
@@ -472,164 +348,5 @@ fn keep_exit_status() {
     }
 }
 
-/// Everything the child needs, allocated before the fork.
-struct Image {
-    path: CString,
-    _strings: Vec<CString>,
-    argv: Vec<*const libc::c_char>,
-}
-
-impl Image {
-    fn new(program: &Path, argv: &[OsString]) -> Result<Self, LaunchError> {
-        let c = |s: &OsStr| {
-            CString::new(s.as_bytes()).map_err(|_| LaunchError::BadArguments("an argument holds a NUL byte"))
-        };
-        let mut strings = argv.iter().map(|a| c(a)).collect::<Result<Vec<_>, _>>()?;
-        let mut path = c(program.as_os_str())?;
-        if is_script_without_interpreter(program) {
-            // What shells and execvp(3) do with a script that does not name its interpreter.
-            strings[0] = path;
-            strings.insert(0, c"sh".to_owned());
-            path = c"/bin/sh".to_owned();
-        }
-        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
-        Ok(Self { path, _strings: strings, argv: pointers })
-    }
-}
-
-/// The child between fork and exec: system calls only.
-///
-/// # Safety
-/// Only in a forked child; the descriptors must be those of the two pipes.
-unsafe fn child(image: &Image, limits: &ResourceLimits, gate: i32, gate_write: i32, failure: i32) -> ! {
-    unsafe {
-        // Or this process would hold its own gate open and never see the recorder die.
-        libc::close(gate_write);
-        reset_signals();
-        for (resource, value) in &limits.0 {
-            // May fail where a limit cannot be set back; the command then has the recorder's.
-            libc::setrlimit(*resource as _, value);
-        }
-        let mut byte = 0u8;
-        let n = loop {
-            let n = libc::read(gate, (&raw mut byte).cast(), 1);
-            if n >= 0 || *libc::__errno_location() != libc::EINTR {
-                break n;
-            }
-        };
-        if n == 1 {
-            libc::execv(image.path.as_ptr(), image.argv.as_ptr());
-            let errno = *libc::__errno_location();
-            libc::write(failure, (&raw const errno).cast(), size_of_val(&errno));
-        }
-        libc::_exit(EXEC_FAILED)
-    }
-}
-
-/// Default for every signal that the recorder handles and for SIGPIPE; then none is blocked.
-///
-/// # Safety
-/// Only in a forked child with all signals blocked.
-unsafe fn reset_signals() {
-    unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
-        for signal in 1..=libc::SIGRTMAX() {
-            let mut now: libc::sigaction = std::mem::zeroed();
-            let known = libc::sigaction(signal, std::ptr::null(), &mut now) == 0;
-            if known && (now.sa_sigaction != libc::SIG_IGN || signal == libc::SIGPIPE) {
-                libc::sigaction(signal, &default, std::ptr::null_mut());
-            }
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-    }
-}
-
-fn resolve(argv: &[OsString]) -> Result<PathBuf, LaunchError> {
-    let command = argv.first().ok_or(LaunchError::BadArguments("no command was given after `--`"))?;
-    if command.is_empty() {
-        return Err(LaunchError::BadArguments("the command's name is empty"));
-    }
-    if command.as_bytes().contains(&b'/') {
-        let path = PathBuf::from(command);
-        return match check(&path) {
-            Check::Good => Ok(path),
-            Check::Absent => Err(LaunchError::NotFound {
-                command: command.clone(),
-                searched: "there is no such file; check the path".to_owned(),
-            }),
-            Check::Bad(found) => Err(LaunchError::NotExecutable { path, found }),
-        };
-    }
-    // execvp(3)'s default where PATH is not set.
-    let list = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
-    let mut bad = None;
-    for dir in std::env::split_paths(&list) {
-        let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
-        let path = dir.join(command);
-        match check(&path) {
-            Check::Good => return Ok(path),
-            Check::Bad(found) => bad = bad.or(Some(LaunchError::NotExecutable { path, found })),
-            Check::Absent => {}
-        }
-    }
-    Err(bad.unwrap_or_else(|| not_in_path(command, &list)))
-}
-
-fn not_in_path(command: &OsStr, list: &OsStr) -> LaunchError {
-    let searched = if Path::new(command).is_file() {
-        format!("it is not in PATH, and there is a file of this name here: write ./{}", command.to_string_lossy())
-    } else {
-        // sudo replaces PATH, which is the usual surprise.
-        format!("not in PATH ({}); give its path (sudo has a PATH of its own)", list.to_string_lossy())
-    };
-    LaunchError::NotFound { command: command.to_owned(), searched }
-}
-
-enum Check {
-    Good,
-    Absent,
-    Bad(String),
-}
-
-fn check(path: &Path) -> Check {
-    use std::os::unix::fs::PermissionsExt as _;
-    match std::fs::metadata(path) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Check::Absent,
-        Err(e) => Check::Bad(e.to_string()),
-        Ok(m) if m.is_dir() => Check::Bad("it is a directory".to_owned()),
-        Ok(m) if !m.is_file() => Check::Bad("it is not a regular file".to_owned()),
-        Ok(m) if nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_err() => Check::Bad(format!(
-            "permission denied (mode {:04o}); make it executable with chmod +x, or name its interpreter",
-            m.permissions().mode() & 0o7777
-        )),
-        Ok(_) => Check::Good,
-    }
-}
-
-/// True for text that starts with neither `#!` nor the ELF magic; a foreign or damaged binary must not go to a shell.
-fn is_script_without_interpreter(path: &Path) -> bool {
-    let mut head = Vec::new();
-    let Ok(file) = std::fs::File::open(path) else { return false };
-    if file.take(256).read_to_end(&mut head).is_err() {
-        return false;
-    }
-    !head.is_empty() && !head.starts_with(b"#!") && !head.contains(&0)
-}
-
-fn exec_error(path: &Path, errno: Errno) -> LaunchError {
-    let hint = match errno {
-        Errno::ENOENT => "; the file is there, so the interpreter it names (its #! line or ELF loader) is missing",
-        Errno::ENOEXEC => "; its format is not one this machine executes (empty, damaged, or another architecture)",
-        Errno::EACCES => "; check the permissions of the file, its interpreter, and a noexec mount",
-        Errno::E2BIG => "; the arguments and the environment are too long together",
-        Errno::ETXTBSY => "; the file is open for writing",
-        _ => "",
-    };
-    LaunchError::Exec { path: path.to_path_buf(), source: errno.into(), hint }
-}
-
 #[cfg(test)]
-#[path = "launch_tests.rs"]
 mod tests;

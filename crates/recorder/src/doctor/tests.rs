@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 use super::*;
+use crate::host::{Capability, SyscallTrial};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// A host on which everything is as it should be.
 fn good() -> HostFacts {
