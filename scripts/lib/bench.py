@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 
 MIB, ROUNDS = 64, 40  # 40 times 64 MiB touched page by page: 655,360 faults
 EVENT = "exceptions:page_fault_user"
+COUNT = "tracepoint:exceptions:page_fault_user { @ = count(); }"
 
 
 def run(argv, **kwargs):
@@ -54,69 +56,112 @@ def median(values):
     return statistics.median(values)
 
 
+class Floor:
+    """The fault probe's hooks with empty programs, attached while the context lives."""
+
+    def __init__(self, program):
+        self.argv = [program, f"{program}.bpf.o"]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self.process.stdout.readline() != b"ready\n":
+            sys.exit("the empty hooks could not be attached")
+
+    def __exit__(self, *_):
+        self.process.communicate()
+
+
 class Bench:
     def __init__(self, args):
         self.args = args
-        self.loop = [f"{args.services}/faultloop", MIB, ROUNDS, "seq"]
         self.work = pathlib.Path(args.work)
         self.rows = []
+
+    def loop(self, order="seq"):
+        return [f"{self.args.services}/faultloop", MIB, ROUNDS, order]
 
     def ns(self, argv):
         return loop_result(run(argv)[0])["ns_per_fault"]
 
-    def round(self, i):
-        w, a = self.work, self.args
-        capture = w / f"loop{i}.mtrace"
-        perf_g, perf = w / "perf-g.data", w / "perf.data"
-        r = {"untraced": self.ns(self.loop)}
-        r["mtrace"] = self.ns([a.mtrace, "record", "-o", capture, "--", *self.loop])
-        r["perf -g"] = self.ns(["perf", "record", "-q", "-g", "-e", EVENT, "-o", perf_g, "--", *self.loop])
-        r["perf"] = self.ns(["perf", "record", "-q", "-e", EVENT, "-o", perf, "--", *self.loop])
-        r["untraced again"] = self.ns(self.loop)
-        r["capture"] = capture
-        r["perf bytes"] = perf_g.stat().st_size
+    def recorded(self, name, mode, order="seq"):
+        """Records the loop; returns (ns per fault, the capture)."""
+        capture = self.work / f"{name}.mtrace"
+        shutil.rmtree(capture, ignore_errors=True)
+        argv = [self.args.mtrace, "record", "--faults", mode, "-o", capture, "--", *self.loop(order)]
+        return self.ns(argv), capture
+
+    def round(self):
+        """Everything once, side by side; the untraced loop at both ends and in the middle."""
+        loop, perf_g = self.loop(), self.work / "perf-g.data"
+        r = {"untraced": [self.ns(loop)]}
+        with Floor(self.args.floor):
+            r["floor"] = self.ns(loop)
+        r["runs"], _ = self.recorded("runs", "runs")
+        r["bpftrace"] = self.ns(["bpftrace", "-q", "-e", COUNT, "-c", " ".join(map(str, loop))])
+        r["untraced"].append(self.ns(loop))
+        r["every"], _ = self.recorded("every", "every")
+        r["perf -g"] = self.ns(["perf", "record", "-q", "-g", "-e", EVENT, "-o", perf_g, "--", *loop])
+        r["perf"] = self.ns(["perf", "record", "-q", "-e", EVENT, "-o", self.work / "perf.data", "--", *loop])
+        r["untraced"].append(self.ns(loop))
         return r
 
     def record(self):
-        rounds = [self.round(i) for i in range(self.args.runs)]
-        base = [min(r["untraced"], r["untraced again"]) for r in rounds]
-        added = {k: [r[k] - b for r, b in zip(rounds, base)] for k in ("mtrace", "perf -g", "perf")}
-        ratio = [m / g for m, g in zip(added["mtrace"], added["perf -g"])]
-        manifest = json.loads((rounds[-1]["capture"] / "manifest.json").read_text())
-        account = next(x for x in manifest["accounts"] if x["probe"] == "faults")
-        size = tree_bytes(rounds[-1]["capture"] / "faults")
-        whole = tree_bytes(rounds[-1]["capture"])
-        written = account["written"]
-        lost = sum(account["lost"].values())
-        cost = manifest["cost"]
-        ring = cost["ring_bytes"] or 0
+        rounds = [self.round() for _ in range(self.args.runs)]
+        base = [min(r["untraced"]) for r in rounds]
+        added = {k: [r[k] - b for r, b in zip(rounds, base)] for k in rounds[0] if k != "untraced"}
+
+        def ratio(a, b):
+            return median([x / y for x, y in zip(added[a], added[b])])
+
+        def ns(key):
+            return f"{median(added[key]):,.0f} ns a fault"
+
         self.row("untraced fault loop", f"{median(base):,.0f} ns a fault", "-", "-")
-        self.row(
-            "added by `mtrace record` (stacks, service time)",
-            f"{median(added['mtrace']):,.0f} ns a fault",
-            f"{median(ratio):.2f} of `perf record -g` ({median(added['perf -g']):,.0f} ns)",
-            "at most 0.33",
-        )
-        self.row("added by `perf record` without stacks", f"{median(added['perf']):,.0f} ns a fault", "-", "-")
-        self.row("faults lost by mtrace", f"{lost:,} of {account['seen']:,}", "-", "0")
-        per, perf_per = size / written, rounds[-1]["perf bytes"] / (MIB * 256 * ROUNDS)
-        self.row(
-            "on disk, table `faults`",
-            f"{per:.2f} bytes a fault",
-            f"1/{perf_per / per:.0f} of `perf record -g` ({perf_per:.0f} bytes)",
-            "at most 1/25",
-        )
-        per = whole / written
-        self.row("on disk, the whole capture", f"{per:.2f} bytes a fault", f"1/{perf_per / per:.0f}", "at most 1/25")
-        for key, what in (
-            ("rss_peak_recording_bytes", "recorder's peak RSS less its ring, while recording"),
-            ("rss_peak_bytes", "recorder's peak RSS less its ring, symbols included"),
+        self.row("added by the same hooks with empty programs", ns("floor"), "-", "-")
+        for key, of, goal in (
+            ("runs", "floor", "at most 1.3 of the empty hooks"),
+            ("runs", "perf -g", "at most 0.125 of `perf record -g`"),
+            ("runs", "bpftrace", "at most 1 of bpftrace's count()"),
+            ("every", "perf -g", "at most 0.25 of `perf record -g`"),
         ):
-            if cost.get(key):
-                self.row(what, f"{(cost[key] - ring) / 2**20:.0f} MiB", f"ring: {ring / 2**20:.0f} MiB", "at most 64 MiB")
-        cpu = ((cost["cpu_user_ns"] or 0) + (cost["cpu_system_ns"] or 0)) / 1e9
-        self.row("recorder's CPU time", f"{cpu:.2f} s for {written:,} faults", f"{cpu / written * 1e9:.0f} ns a fault", "-")
-        return rounds[-1]["capture"]
+            what = f"added by `mtrace record --faults={key}` (stacks, service time)"
+            self.row(what, ns(key), f"{ratio(key, of):.2f} of {self.names[of]} ({ns(of)})", goal)
+        self.row("added by `perf record` without stacks", ns("perf"), "-", "-")
+        self.sizes()
+
+    names = {"floor": "the empty hooks", "perf -g": "`perf record -g`", "bpftrace": "bpftrace's count()"}
+
+    def sizes(self):
+        """Losses, bytes on disk, memory and CPU of the last round's recordings, and of one in random order."""
+        per_perf = (self.work / "perf-g.data").stat().st_size / (MIB * 256 * ROUNDS)
+        self.recorded("random", "every", "random")
+        for name, what, goal in (
+            ("runs", "runs, in order", 0.1),
+            ("every", "every fault, in order", 3),
+            ("random", "every fault, in random order", 12),
+        ):
+            capture = self.work / f"{name}.mtrace"
+            manifest = json.loads((capture / "manifest.json").read_text())
+            account = next(x for x in manifest["accounts"] if x["probe"] == "faults")
+            written, lost = account["written"], sum(account["lost"].values())
+            self.row(f"faults lost, {what}", f"{lost:,} of {account['seen']:,}", "-", "0")
+            tables = sum(tree_bytes(capture / t) for t in ("faults", "fault_runs"))
+            self.row(
+                f"on disk, tables of faults, {what}",
+                f"{tables / written:.3f} bytes a fault",
+                f"1/{per_perf / (tables / written):,.0f} of `perf record -g` ({per_perf:.0f} bytes)",
+                f"at most {goal} bytes and 1/25",
+            )
+            whole = tree_bytes(capture) / written
+            self.row(f"on disk, the whole capture, {what}", f"{whole:.3f} bytes a fault", "-", "-")
+            cost = manifest["cost"]
+            ring = cost["ring_bytes"] or 0
+            for key, of in (("rss_peak_recording_bytes", "while recording"), ("rss_peak_bytes", "symbols included")):
+                if cost.get(key):
+                    rss = f"{(cost[key] - ring) / 2**20:.0f} MiB"
+                    self.row(f"recorder's peak RSS less its ring, {what}, {of}", rss, "-", "at most 64 MiB")
+            cpu = ((cost["cpu_user_ns"] or 0) + (cost["cpu_system_ns"] or 0)) / written
+            self.row(f"recorder's CPU time, {what}", f"{cpu:,.0f} ns a fault", "start and end included", "-")
 
     def analyze(self, capture):
         w, a = self.work, self.args
@@ -169,13 +214,14 @@ class Bench:
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("mtrace", "decode", "services", "work"):
+    for name in ("mtrace", "decode", "floor", "services", "work"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--clean-builds", action="store_true")
     args = parser.parse_args()
     bench = Bench(args)
-    bench.analyze(bench.record())
+    bench.record()
+    bench.analyze(bench.work / "every.mtrace")
     if args.clean_builds:
         bench.builds()
     bench.print()

@@ -3,16 +3,13 @@
 use mtrace_formats::capture::{Host, Target};
 use mtrace_formats::tables::{Sample, SampleSource};
 
-use crate::model::{
-    AddressSpace, CaptureFacts, Churn, CodeLocation, EnomemGroup, FaultTables, FlameGraph, GcTable, Ledger,
-    LedgerCategory, Timeline, TouchKind, Trust,
-};
+use crate::model::{CodeLocation, Facts, Ledger, LedgerCategory, TouchKind};
 use crate::replay::VmaCounts;
 
 /// What the joins may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JoinOptions {
-    /// The process to look at first; null: the target that answered first, else the one with most events.
+    /// The process to look at first; null: the one with the slowest request, else the one with most events.
     pub pid: Option<u32>,
 }
 
@@ -37,33 +34,15 @@ pub struct LedgerShare {
     pub count: u64,
 }
 
-/// A capture, joined. All of `model::Analysis` but the answer, and what rules need beyond it.
+/// A capture, joined: what the report shows, and what rules need beyond it.
 #[derive(Debug)]
 pub struct Joined {
-    /// What was recorded.
-    pub capture: CaptureFacts,
-    /// Wall time by window, the most important window first.
-    pub ledgers: Vec<Ledger>,
+    /// What the report shows, too.
+    pub facts: Facts,
     /// Who is behind the ledgers' categories, largest first within a window.
     pub shares: Vec<LedgerShare>,
-    /// What happened when.
-    pub timeline: Timeline,
-    /// Faults.
-    pub faults: FaultTables,
-    /// Pages given back and touched again.
-    pub churn: Churn,
-    /// Failed memory calls.
-    pub failed_calls: Vec<EnomemGroup>,
-    /// GC.
-    pub gc: GcTable,
-    /// Address spaces, the main process first.
-    pub address_spaces: Vec<AddressSpace>,
     /// What happened to the mappings, by process.
     pub vma_counts: Vec<(u32, VmaCounts)>,
-    /// Flame graphs.
-    pub flame_graphs: Vec<FlameGraph>,
-    /// How far to trust all this.
-    pub trust: Trust,
     /// The machine.
     pub host: Host,
     /// Targets.
@@ -97,6 +76,11 @@ impl Joined {
     /// A soft limit of a target by its name in the manifest (RLIMIT_AS, …); null if unlimited or unknown.
     pub fn limit_bytes(&self, pid: u32, name: &str) -> Option<u64> {
         self.targets.iter().find(|t| t.pid == pid)?.limits_bytes.get(name).copied()
+    }
+
+    /// Why requests of a process may not have been seen; empty if all were.
+    pub fn unseen_requests(&self, pid: u32) -> &[String] {
+        self.facts.requests.iter().find(|r| r.pid == pid).map_or(&[], |r| &r.unseen)
     }
 
     /// The parts of one category of one ledger.

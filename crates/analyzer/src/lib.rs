@@ -1,4 +1,4 @@
-//! The analysis of a capture: load → replay of the VMAs → joins → rules → findings → report.
+//! The analysis of a capture: load → replay of the VMAs, requests → joins → rules → findings → report.
 //!
 //! A module never imports from a later one. Everything runs unprivileged, on any operating system, without the
 //! target's binaries.
@@ -11,6 +11,7 @@ pub mod load;
 pub mod model;
 pub mod replay;
 pub mod report;
+pub mod requests;
 pub mod rules;
 pub mod symbols;
 #[cfg(test)]
@@ -35,18 +36,9 @@ pub fn analyze(capture: &Capture, options: &JoinOptions, step: &mut dyn FnMut(&s
     Analysis {
         report_version: REPORT_VERSION,
         mtrace_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capture: joined.capture,
         verdict,
         findings,
         ruled_out,
-        ledgers: joined.ledgers,
-        timeline: joined.timeline,
-        faults: joined.faults,
-        churn: joined.churn,
-        failed_calls: joined.failed_calls,
-        gc: joined.gc,
-        address_spaces: joined.address_spaces,
-        flame_graphs: joined.flame_graphs,
-        trust: joined.trust,
+        facts: joined.facts,
     }
 }

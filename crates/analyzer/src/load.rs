@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use mtrace_formats::capture::{Capture, Skipped};
 use mtrace_formats::table::Row;
 use mtrace_formats::tables::{
-    Fault, FaultKind, FileRow, Frame, GcEvent, IoCall, Loss, MapRow, MemoryCall, OffCpu, ProcessEvent, Refusal, Sample,
+    FAULT_BUCKETS, Fault, FaultKind, FaultRun, FileRow, Frame, GcEvent, IoCall, Loss, MapRow, MemoryCall, OffCpu,
+    ProcessEvent, Refusal, Sample, SocketRow,
 };
 use rayon::prelude::*;
 
@@ -21,15 +22,29 @@ pub const NONE: u32 = u32::MAX;
 /// Times beyond this are not CLOCK_MONOTONIC; clamping them keeps every later sum inside i64.
 const MAX_NS: i64 = 1 << 60;
 
-/// A page fault, compact: 655,000 of them must stay far below 512 MiB.
+/// Faults of a run beyond this are not believed: the recorder ends a run after a millisecond.
+const MAX_RUN: u64 = 1 << 16;
+
+/// Faults in runs that are taken in: hours of nothing but faults.
+const MAX_FAULTS: u64 = 1 << 32;
+
+/// A page fault, or a run of them that the recorder added up; compact: 655,000 must stay far below 512 MiB.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultRow {
-    /// Start (end if `dur` is negative).
+    /// Start (end if `dur` is negative); of a run: of its first fault.
     pub ts: i64,
-    /// Service time; negative: not measured.
+    /// Service time, of all faults of a run together; negative: not measured.
     pub dur: i64,
-    /// Faulting address.
+    /// Faulting address; of a run: of its first fault.
     pub addr: u64,
+    /// Faults; 1 unless it is a run.
+    pub count: u32,
+    /// Run: pages from one fault to the next.
+    pub stride: i32,
+    /// Run: from the start of its first fault to the end of its last, ns.
+    pub span: u32,
+    /// Run: its service times, as an index into [`Tables::shapes`]; [`NONE`] for a single fault.
+    pub shape: u32,
     /// Process.
     pub pid: u32,
     /// Thread.
@@ -60,6 +75,103 @@ impl FaultRow {
     pub fn wall_ns(&self) -> i64 {
         self.dur.max(0)
     }
+
+    /// Address of the i-th fault; of a run exact to the page.
+    pub fn addr_of(&self, i: u32, page_shift: u32) -> u64 {
+        let pages = i64::from(self.stride).wrapping_mul(i64::from(i));
+        self.addr.wrapping_add_signed(pages.wrapping_shl(page_shift))
+    }
+
+    /// Start of the i-th fault; of a run as if they were at equal distances.
+    pub fn ts_of(&self, i: u32) -> i64 {
+        self.ts + i64::from(self.span) * i64::from(i) / i64::from(self.count.max(1))
+    }
+
+    /// The first `head` faults of a run and the rest; what is known only of all together is shared in proportion.
+    pub fn split(&self, head: u32, page_shift: u32) -> (Self, Self) {
+        let share = |whole: i64| (i128::from(whole) * i128::from(head) / i128::from(self.count.max(1))) as i64;
+        let (mut a, mut b) = (*self, *self);
+        (a.count, b.count) = (head, self.count - head);
+        if self.dur >= 0 {
+            a.dur = share(self.dur);
+            b.dur = self.dur - a.dur;
+        }
+        a.span = share(i64::from(self.span)) as u32;
+        b.span = self.span - a.span;
+        b.ts = self.ts + i64::from(a.span);
+        b.addr = self.addr_of(head, page_shift);
+        (a, b)
+    }
+
+    /// Faults and service time of the part that lies in `[start, end)`: of a run in proportion.
+    pub fn within(&self, start: i64, end: i64) -> (u64, i64) {
+        let (first, last) = (self.ts, self.ts_of(self.count.saturating_sub(1)));
+        if self.ts >= start && last < end {
+            return (u64::from(self.count), self.wall_ns());
+        }
+        if self.count < 2 || last < start || first >= end {
+            return (0, 0);
+        }
+        let inside = (0..self.count).filter(|i| (start..end).contains(&self.ts_of(*i))).count() as u64;
+        let part = i128::from(self.wall_ns()) * i128::from(inside) / i128::from(self.count);
+        (inside, part as i64)
+    }
+}
+
+/// The service times of a run's faults: all that is known of them beside their sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// The least and the greatest.
+    pub min: i64,
+    /// The greatest.
+    pub max: i64,
+    /// See [`FaultRun::histogram`].
+    pub histogram: [u32; FAULT_BUCKETS],
+}
+
+impl Shape {
+    /// Limits of a bucket: from, and up to but not including.
+    fn limits(bucket: usize) -> (i64, i64) {
+        let below = 1_i64 << (8 + bucket);
+        match bucket {
+            0 => (0, below),
+            b if b == FAULT_BUCKETS - 1 => (below / 2, i64::MAX),
+            _ => (below / 2, below),
+        }
+    }
+
+    /// Values and how often each occurs, such that their sum is `sum` as far as the buckets allow.
+    pub fn values(&self, sum: i64) -> impl Iterator<Item = (i64, u64)> + '_ {
+        let used = || self.histogram.iter().enumerate().filter(|(_, n)| **n > 0);
+        let limits = |bucket| {
+            let (from, below) = Self::limits(bucket);
+            (from.max(self.min), below.saturating_sub(1).min(self.max).max(from.max(self.min)))
+        };
+        let middle = move |bucket| {
+            let (from, to) = limits(bucket);
+            from + (to - from) / 2
+        };
+        let guess: f64 = used().map(|(b, n)| middle(b) as f64 * f64::from(*n)).sum();
+        let factor = if guess > 0.0 { sum as f64 / guess } else { 1.0 };
+        used().map(move |(b, n)| {
+            let (from, to) = limits(b);
+            (((middle(b) as f64 * factor) as i64).clamp(from, to), u64::from(*n))
+        })
+    }
+
+    /// Cuts off the first `head` of `count` faults, in proportion in every bucket.
+    pub fn split(&self, head: u32, count: u32) -> (Self, Self) {
+        let (mut a, mut b) = (*self, *self);
+        let (mut seen, mut taken) = (0_u64, 0_u64);
+        for (i, n) in self.histogram.iter().enumerate() {
+            seen += u64::from(*n);
+            let until = seen * u64::from(head) / u64::from(count.max(1));
+            a.histogram[i] = (until - taken) as u32;
+            b.histogram[i] = n - a.histogram[i];
+            taken = until;
+        }
+        (a, b)
+    }
 }
 
 impl From<Fault> for FaultRow {
@@ -72,6 +184,10 @@ impl From<Fault> for FaultRow {
             ts,
             dur,
             addr: f.addr,
+            count: 1,
+            stride: 0,
+            span: 0,
+            shape: NONE,
             pid: f.pid,
             tid: f.tid,
             stack: f.stack_id.unwrap_or(NONE),
@@ -85,11 +201,44 @@ impl From<Fault> for FaultRow {
     }
 }
 
+/// A run as a row and its service times; `None` for one that no recorder writes.
+fn run_row(r: &FaultRun) -> Option<(FaultRow, Shape)> {
+    let histogram = r.histogram();
+    let in_buckets: u64 = histogram.iter().map(|n| u64::from(*n)).sum();
+    let count = u32::try_from(r.count).ok().filter(|n| (2..=MAX_RUN).contains(&u64::from(*n)))?;
+    let span = u32::try_from(r.span).ok()?;
+    if in_buckets != r.count || r.dur_min < 0 || r.dur_min > r.dur_max {
+        return None;
+    }
+    let (ts, dur) = clamp(r.ts, r.dur_sum);
+    let row = FaultRow {
+        ts,
+        dur,
+        addr: r.addr,
+        count,
+        stride: r.stride_pages,
+        span,
+        shape: NONE,
+        pid: r.pid,
+        tid: r.tid,
+        stack: r.stack_id.unwrap_or(NONE),
+        error_code: r.error_code,
+        map_stack: NONE,
+        mapping: NONE,
+        release: NONE,
+        touch: TouchKind::Unknown,
+        major: r.kind == FaultKind::Major,
+    };
+    Some((row, Shape { min: r.dur_min, max: r.dur_max, histogram }))
+}
+
 /// Everything in a capture that the joins need, sorted by time.
 #[derive(Debug, Default)]
 pub struct Tables {
-    /// Faults.
+    /// Faults, those of runs too.
     pub faults: Vec<FaultRow>,
+    /// Service times of the runs.
+    pub shapes: Vec<Shape>,
     /// Calls of the mmap family.
     pub calls: Vec<MemoryCall>,
     /// Steps of Go's GC.
@@ -100,6 +249,8 @@ pub struct Tables {
     pub io: Vec<IoCall>,
     /// Intervals off the CPU.
     pub off_cpu: Vec<OffCpu>,
+    /// Sockets that were open when the recording began.
+    pub sockets: Vec<SocketRow>,
     /// Lines of /proc/PID/maps; in the order of (ts, pid, start_addr).
     pub maps: Vec<MapRow>,
     /// Mapped files.
@@ -114,7 +265,7 @@ pub struct Tables {
     pub symbols: SymbolTable,
     /// What could not be read, in plain words.
     pub damage: Vec<String>,
-    /// Rows read, by table.
+    /// Rows read, by table; of `faults`: faults, those added up in `fault_runs` included.
     pub rows: Vec<(String, u64)>,
 }
 
@@ -126,7 +277,7 @@ impl Tables {
             let r = range.get_or_insert((start, end));
             *r = (r.0.min(start), r.1.max(end));
         };
-        self.faults.iter().for_each(|f| add(f.ts, f.ts + f.wall_ns()));
+        self.faults.iter().for_each(|f| add(f.ts, f.ts + f.wall_ns().max(i64::from(f.span))));
         self.calls.iter().for_each(|c| add(c.ts, c.ts + c.dur));
         self.io.iter().for_each(|c| add(c.ts, c.ts + c.dur));
         self.gc.iter().for_each(|g| add(g.ts, g.ts));
@@ -172,6 +323,10 @@ pub fn load(capture: &Capture) -> Tables {
         (m.ts, m.ts_end) = (ts, ts + dur);
         m
     }));
+    t.sockets = note.take::<SocketRow, _>(read(capture, |mut s: SocketRow| {
+        s.ts = clamp(s.ts, 0).0;
+        s
+    }));
     t.files = note.take::<FileRow, _>(read(capture, |f| f));
     t.samples = note.take::<Sample, _>(read(capture, |mut s: Sample| {
         s.ts = clamp(s.ts, 0).0;
@@ -198,10 +353,34 @@ pub fn load(capture: &Capture) -> Tables {
         }
     }
     note.rows.insert("symbols", symbol_rows);
+    let runs = note.take::<FaultRun, _>(read(capture, |r: FaultRun| run_row(&r)));
     t.rows = note.rows.into_iter().map(|(table, rows)| (table.to_owned(), rows)).collect();
     t.symbols = symbols.finish(&t.maps);
+    take_runs(&mut t, runs);
     sort(&mut t);
     t
+}
+
+/// Puts the runs among the faults.
+fn take_runs(t: &mut Tables, runs: Vec<Option<(FaultRow, Shape)>>) {
+    let bad = runs.iter().filter(|r| r.is_none()).count();
+    if bad > 0 {
+        t.damage.push(format!("{bad} rows of `fault_runs` were not used: their counts contradict each other"));
+    }
+    let mut faults = 0;
+    for (mut row, shape) in runs.into_iter().flatten() {
+        if faults > MAX_FAULTS {
+            t.damage.push(format!("runs after the first {faults} faults were not used: no machine makes so many"));
+            break;
+        }
+        row.shape = t.shapes.len() as u32;
+        faults += u64::from(row.count);
+        t.shapes.push(shape);
+        t.faults.push(row);
+    }
+    if let Some((_, n)) = t.rows.iter_mut().find(|(table, _)| table == "faults") {
+        *n += faults;
+    }
 }
 
 type Read<T> = (Vec<T>, Vec<Skipped>);
@@ -250,6 +429,7 @@ fn sort(t: &mut Tables) {
     t.process_events.sort_by_key(|p| p.ts);
     t.maps.sort_by_key(|m| (m.ts, m.pid, m.start_addr));
     t.samples.sort_by_key(|s| s.ts);
+    t.sockets.sort_by_key(|s| (s.ts, s.pid, s.fd));
     t.losses.sort_by_key(|l| l.ts);
     t.refusals.sort_by_key(|r| (r.tid, r.ts));
 }

@@ -121,6 +121,12 @@ pub(crate) fn quantity_range(min: f64, max: f64, unit: &str) -> String {
     }
 }
 
+/// Nanoseconds since 1970 as `2026-11-23 17:05:12.345 UTC`: to find it in a log.
+pub(crate) fn utc_ms(ns: i64) -> String {
+    let text = utc(ns);
+    format!("{}.{:03} UTC", text.trim_end_matches(" UTC"), ns.rem_euclid(1_000_000_000) / 1_000_000)
+}
+
 /// Nanoseconds since 1970 as `2026-11-23 17:05:12 UTC` (proleptic Gregorian calendar).
 pub(crate) fn utc(ns: i64) -> String {
     let seconds = ns.div_euclid(1_000_000_000);
@@ -302,6 +308,8 @@ mod tests {
         assert_eq!(utc(951_782_400_000_000_000), "2000-02-29 00:00:00 UTC");
         assert_eq!(utc(1_795_453_512_000_000_000), "2026-11-23 17:05:12 UTC");
         assert_eq!(utc(-1), "1969-12-31 23:59:59 UTC");
+        assert_eq!(utc_ms(1_795_453_512_045_999_999), "2026-11-23 17:05:12.045 UTC");
+        assert_eq!(utc_ms(-1), "1969-12-31 23:59:59.999 UTC");
     }
 
     #[test]

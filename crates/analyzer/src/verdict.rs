@@ -1,17 +1,24 @@
 //! From findings to the one sentence at the top. "Not memory" and "unexplained" are answers like any other.
 
 use crate::context::Joined;
-use crate::model::{Confidence, Finding, Ledger, LedgerCategory, TouchKind, Verdict, VerdictKind};
+use crate::joins::ALL_SLEPT;
+use crate::model::{Confidence, Finding, Ledger, LedgerCategory, LedgerRow, TouchKind, Verdict, VerdictKind};
+use crate::requests::{FIRST_REQUEST, WHOLE_CAPTURE};
 use crate::{rules, units};
 
 /// A cause that takes less of the window than this does not make the headline by its cost.
 const HEADLINE_SHARE: f64 = 0.2;
 /// More than this unexplained, and nothing else may be claimed as the cause of the window's length.
 const UNEXPLAINED_SHARE: f64 = 0.5;
+/// A process that sleeps this much and is asked nothing is idle.
+const ASLEEP_SHARE: f64 = 0.9;
 
 /// Chooses the verdict. `findings` are ranked already.
 pub(crate) fn choose(joined: &Joined, findings: &[Finding]) -> Verdict {
     let mut verdict = answer(joined, findings);
+    if let Some(which) = main_ledger(joined).and_then(which_request) {
+        verdict.sentence.push_str(&which);
+    }
     if let Some(killed) = killed(joined) {
         verdict.sentence = format!("{killed} {}", verdict.sentence);
         verdict.confidence = verdict.confidence.min(Confidence::Medium);
@@ -42,9 +49,12 @@ fn killed(joined: &Joined) -> Option<String> {
 }
 
 fn answer(joined: &Joined, findings: &[Finding]) -> Verdict {
-    let ledger = joined.ledgers.iter().find(|l| l.total_ns() > 0);
+    let ledger = main_ledger(joined);
     if let Some(f) = findings.iter().find(|f| f.code != rules::NOT_MEMORY && makes_headline(f)) {
         return from_finding(VerdictKind::Memory, f);
+    }
+    if let Some(idle) = ledger.and_then(|l| idle(joined, l)) {
+        return idle;
     }
     if let Some(f) = findings.iter().find(|f| f.code == rules::NOT_MEMORY) {
         return from_finding(VerdictKind::NotMemory, f);
@@ -54,6 +64,79 @@ fn answer(joined: &Joined, findings: &[Finding]) -> Verdict {
         Some(l) => nothing(joined, l, findings),
         None => no_window(joined),
     }
+}
+
+fn main_ledger(joined: &Joined) -> Option<&Ledger> {
+    joined.facts.ledgers.iter().find(|l| l.total_ns() > 0)
+}
+
+/// Which request a window is about, and what is usual; null for the first one, which everybody can find.
+fn which_request(ledger: &Ledger) -> Option<String> {
+    let r = ledger.window.request.as_ref().filter(|_| ledger.window.name != FIRST_REQUEST)?;
+    let mut out = format!(" It is request {} of {}", units::count(r.number), units::count(r.of));
+    if let Some(ns) = r.start_realtime_ns {
+        out.push_str(&format!(", begun at {}", units::utc_ms(ns)));
+    }
+    if let (Some(p50), Some(p99)) = (r.p50_ns, r.p99_ns) {
+        let ledger_ns = units::duration(ledger.total_ns());
+        out.push_str(&format!(
+            "; it took {ledger_ns}, the median of {} is {} (p99 {})",
+            units::counted(r.answered, "answered request", "answered requests"),
+            units::duration(p50),
+            units::duration(p99)
+        ));
+    }
+    out.push('.');
+    Some(out)
+}
+
+/// A process that slept nearly all the time while no request was seen.
+fn idle(joined: &Joined, ledger: &Ledger) -> Option<Verdict> {
+    let requests = joined.facts.requests.iter().find(|r| r.pid == ledger.pid)?;
+    let asked = requests.answered + requests.unanswered > 0 || !requests.unseen.is_empty();
+    if ledger.window.name != WHOLE_CAPTURE || asked {
+        return None;
+    }
+    // A recorder that was killed at once has seen nobody sleep.
+    let seen = |table: &str| joined.facts.capture.rows.iter().any(|(t, n)| t == table && *n > 0);
+    if !joined.facts.capture.complete && !["faults", "memory_calls", "io_calls", "off_cpu"].into_iter().any(seen) {
+        return Some(no_window(joined));
+    }
+    let slept = |r: &&LedgerRow| {
+        r.category == LedgerCategory::WaitingForClient
+            || r.category == LedgerCategory::Unexplained && r.top.as_deref() == Some(ALL_SLEPT)
+    };
+    let slept_ns: i64 = ledger.rows.iter().filter(slept).map(|r| r.wall_ns).sum();
+    let total = ledger.total_ns();
+    if (slept_ns as f64) < ASLEEP_SHARE * total as f64 {
+        return None;
+    }
+    let (share, total) = (units::share(slept_ns as f64, total as f64), units::duration(total));
+    let mut reasons = rules::gaps(joined, ledger);
+    let mut confidence = if reasons.is_empty() { Confidence::High } else { Confidence::Low };
+    if requests.serves {
+        reasons.push(
+            "a request that was read before the recording began, and hangs since, would look the same".to_owned(),
+        );
+    } else {
+        confidence = confidence.min(Confidence::Medium);
+        reasons.push("nothing shows what this process is to do: a stuck one sleeps, too".to_owned());
+    }
+    Some(Verdict {
+        kind: VerdictKind::NothingFound,
+        sentence: if requests.serves {
+            format!("Nothing was asked of process {}: in {total} no request came in, and it slept {share} of the time.", ledger.pid)
+        } else {
+            format!("Nothing was asked of process {}, as far as was seen: it slept {share} of {total}, and nobody was connected to it.", ledger.pid)
+        },
+        action: Some(
+            "Record while it is slow: start the recording, then send it the request that is slow, or wait until users do. If it should have been working in this time it is stuck: look at the stacks of its threads."
+                .to_owned(),
+        ),
+        confidence,
+        confidence_reasons: reasons,
+        finding: None,
+    })
 }
 
 fn makes_headline(f: &Finding) -> bool {
@@ -110,10 +193,10 @@ fn unexplained(joined: &Joined, ledger: &Ledger) -> Verdict {
         ledger.window.name,
         units::duration(ledger.total_ns() - ns)
     )];
-    let gaps = rules::gaps(joined);
+    let gaps = rules::gaps(joined, ledger);
     let confidence = if gaps.is_empty() { Confidence::Medium } else { Confidence::Low };
     reasons.extend(gaps);
-    reasons.extend(joined.trust.not_checked.iter().cloned());
+    reasons.extend(joined.facts.trust.not_checked.iter().cloned());
     Verdict {
         kind: VerdictKind::Unexplained,
         sentence: format!(
@@ -157,21 +240,17 @@ fn nothing(joined: &Joined, ledger: &Ledger, findings: &[Finding]) -> Verdict {
             units::duration(r.wall_ns)
         ));
     }
-    let outside = rules::faults_outside(joined, ledger);
-    if outside > total {
-        sentence.push_str(&format!(
-            " Outside of it page faults took {}: another request may be the slow one, look at the timeline.",
-            units::duration(outside)
-        ));
+    if let Some(why) = rules::slower_unseen(joined, ledger) {
+        sentence.push_str(&format!(" Look at the timeline: {why}."));
     }
     if let Some(f) = findings.first() {
         sentence.push_str(&format!(" The largest finding: {}.", f.claim));
     }
-    let gaps = rules::gaps(joined);
-    let (confidence, reasons) = if gaps.is_empty() && joined.trust.damage.is_empty() {
+    let gaps = rules::gaps(joined, ledger);
+    let (confidence, reasons) = if gaps.is_empty() && joined.facts.trust.damage.is_empty() {
         (Confidence::Medium, vec!["everything that was asked for was recorded, and nothing was lost".to_owned()])
     } else {
-        (Confidence::Low, gaps.into_iter().chain(joined.trust.damage.iter().take(3).cloned()).collect())
+        (Confidence::Low, gaps.into_iter().chain(joined.facts.trust.damage.iter().take(3).cloned()).collect())
     };
     Verdict {
         kind: if dominant { VerdictKind::Memory } else { VerdictKind::NothingFound },
@@ -205,7 +284,7 @@ fn largest_faults(joined: &Joined, ledger: &Ledger) -> String {
 fn no_window(joined: &Joined) -> Verdict {
     Verdict {
         kind: VerdictKind::NothingFound,
-        sentence: if joined.capture.complete {
+        sentence: if joined.facts.capture.complete {
             "Nothing to explain: the capture holds no events of a target.".to_owned()
         } else {
             "Nothing can be said: the recorder was killed before it had closed a segment with events.".to_owned()
@@ -215,7 +294,7 @@ fn no_window(joined: &Joined) -> Verdict {
                 .to_owned(),
         ),
         confidence: Confidence::Low,
-        confidence_reasons: joined.trust.damage.clone(),
+        confidence_reasons: joined.facts.trust.damage.clone(),
         finding: None,
     }
 }

@@ -17,7 +17,7 @@ fn captures() -> Vec<PathBuf> {
         .filter(|p| p.extension().is_some_and(|e| e == "tar"))
         .collect();
     found.sort();
-    assert!(found.len() >= 13, "captures are missing; run scripts/record-incidents");
+    assert!(found.len() >= 17, "captures are missing; run scripts/record-incidents");
     found
 }
 
@@ -36,6 +36,19 @@ fn complaints(a: &Analysis, expected: &Value) -> Vec<String> {
     let kind = serde_json::to_value(a.verdict.kind).unwrap();
     if text("kind").is_some_and(|k| kind != k) {
         out.push(format!("verdict {kind}: {}", a.verdict.sentence));
+    }
+    if text("sentence").is_some_and(|s| !a.verdict.sentence.contains(s)) {
+        out.push(format!("says: {}", a.verdict.sentence));
+    }
+    let main = a.facts.ledgers.first().map(|l| &l.window);
+    if text("window").is_some_and(|name| main.is_none_or(|w| w.name != name)) {
+        out.push(format!("looks at {main:?}"));
+    }
+    let request = main.and_then(|w| w.request.as_ref());
+    for (key, found) in [("request", request.map(|r| r.number)), ("of", request.map(|r| r.of))] {
+        if expected[key].as_u64().is_some_and(|n| found != Some(n)) {
+            out.push(format!("{key} {found:?}"));
+        }
     }
     if text("finding").is_some() && a.verdict.finding.as_deref() != text("finding") {
         out.push(format!("headline {:?}", a.verdict.finding));
@@ -78,7 +91,7 @@ fn every_capture_gets_its_verdict() {
 #[test]
 fn every_replay_equals_the_kernels_map() {
     for path in captures() {
-        for c in analyze(&path).trust.replay {
+        for c in analyze(&path).facts.trust.replay {
             assert!(c.equal, "{}: {c:?}", path.display());
         }
     }
@@ -87,7 +100,7 @@ fn every_replay_equals_the_kernels_map() {
 #[test]
 fn every_ledger_sums_to_its_window() {
     for path in captures() {
-        for l in analyze(&path).ledgers {
+        for l in analyze(&path).facts.ledgers {
             let sum: i64 = l.rows.iter().map(|r| r.wall_ns).sum();
             assert_eq!(sum, l.total_ns(), "{}: {}", path.display(), l.window.name);
         }

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+#[cfg(all(feature = "record", target_os = "linux"))]
+use clap::ValueEnum;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -90,11 +92,18 @@ pub(crate) struct RecordArgs {
     /// Interval in which segments are closed (the first ones earlier): what a kill of the recorder can cost at most
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub(crate) segment_interval: Duration,
+    /// How page faults are recorded: runs of neighbours added up in the kernel (all counts, sums and histograms exact),
+    /// a row for every one, or not at all
+    #[arg(long, value_name = "MODE", value_enum, default_value = "runs")]
+    pub(crate) faults: FaultsArg,
+    /// Page faults that take at least so long have a row of their own in any mode; at most 4s
+    #[arg(long, value_name = "TIME", default_value = "100us", value_parser = duration)]
+    pub(crate) slow_fault: Duration,
     /// Off-CPU intervals shorter than this are counted, not written
     #[arg(long, value_name = "TIME", default_value = "20us", value_parser = duration)]
     pub(crate) off_cpu_min: Duration,
     /// File and network calls written per process; the rest is counted
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub(crate) io_calls: u64,
     /// Switch a probe off (repeatable): memory_calls, refusals, faults, gc_events, io_calls, off_cpu, process_events
     #[arg(long, value_name = "PROBE")]
@@ -108,6 +117,14 @@ pub(crate) struct RecordArgs {
     /// Command to launch and record from its exec on
     #[arg(last = true, value_name = "COMMAND", group = "target", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
+}
+
+#[cfg(all(feature = "record", target_os = "linux"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FaultsArg {
+    Runs,
+    Every,
+    Off,
 }
 
 #[cfg(feature = "analyze")]

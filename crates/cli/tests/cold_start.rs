@@ -45,7 +45,10 @@ fn every_build_of_the_service_gives_the_same_verdict_with_names() {
         let (kind, sentence) = verdict(&report);
         assert_eq!(kind, "memory", "{variant}: {sentence}");
         assert_eq!(report["verdict"]["finding"], "first-touch-faults", "{variant}: {sentence}");
-        assert_eq!(report["verdict"]["confidence"], "high", "{variant}: {}", report["verdict"]);
+        // A machine that had no CPU for it for longer than that makes the report less sure, and rightly so.
+        let busy = report["verdict"]["confidence_reasons"].to_string().contains("waiting for a CPU took more");
+        let expected = if busy { "medium" } else { "high" };
+        assert_eq!(report["verdict"]["confidence"], expected, "{variant}: {}", report["verdict"]);
         let finding = &report["findings"][0];
         let function = finding["location"]["function"].as_str().unwrap();
         assert!(function.ends_with("cache.(*Store).Fill"), "{variant}: {function}");

@@ -50,6 +50,11 @@ pub trait Row: Sized + Send + 'static {
     /// The columns in file order.
     fn columns() -> Vec<Column>;
 
+    /// Events that the row stands for: one, or what a column says where rows add events up.
+    fn events(&self) -> u64 {
+        1
+    }
+
     /// Appends the rows of `batch` to `out`.
     ///
     /// A nullable column that is absent reads as null (older captures); a column that this version does not know
@@ -257,7 +262,7 @@ pub fn column<'a, T: Cell + 'a>(
 macro_rules! table {
     (
         $(#[doc = $doc:literal])*
-        pub struct $Row:ident($table:literal) {
+        pub struct $Row:ident($table:literal $(, events = $events:ident)?) {
             $( $(#[doc = $fdoc:literal])* $field:ident : $ty:ty = $enc:ident, )+
         }
     ) => {
@@ -287,6 +292,12 @@ macro_rules! table {
                 const NAME: &'static str = $table;
                 const DOC: &'static str = concat!($( $doc, "\n", )*);
                 type Builder = Builder;
+
+                $(
+                    fn events(&self) -> u64 {
+                        self.$events
+                    }
+                )?
 
                 fn columns() -> Vec<Column> {
                     vec![ $( Column {

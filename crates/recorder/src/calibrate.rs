@@ -12,13 +12,15 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use libbpf_rs::RingBufferBuilder;
 use mtrace_formats::capture::FaultCost;
 
-use crate::probes::Probe;
-use crate::probes::wire::Reader;
+use crate::FaultMode;
+use crate::probes::{Probe, faults_in};
 use crate::ring::{Config, SharedMaps};
 use crate::session::Loaded;
 
 /// Pages that one round touches: few milliseconds, so that some rounds fall into quiet moments of a busy host.
-const PAGES: usize = 1024;
+const PAGES: usize = 2048;
+/// Pages between neighbours in time where pages are touched out of order: farther apart than those of a run.
+const SCATTER: usize = 1001;
 /// Times that the probe is attached and detached again, so that both kinds of rounds see the same conditions.
 const PASSES: usize = 3;
 /// Rounds of each kind in a pass; the quickest one of all counts, because everything that disturbs makes it slower.
@@ -26,53 +28,92 @@ const ROUNDS: usize = 6;
 /// Holds the records of a round several times over.
 const RING_BYTES: usize = 1 << 20;
 
-/// Measures; `probe` is the one whose records carry a service time after their header.
+/// Measures the probe of faults, as it will run.
 ///
 /// # Errors
 /// In plain words, why it could not be measured: the recording goes on without it.
-pub(crate) fn fault_cost(probe: &'static dyn Probe) -> Result<FaultCost, String> {
+pub(crate) fn fault_cost(probe: &'static dyn Probe, faults: FaultMode) -> Result<FaultCost, String> {
     let mut looper = Looper::start().map_err(|e| format!("failed to start the calibration loop: {e}"))?;
-    let ask = |looper: &mut Looper| looper.round().map_err(|e| format!("the calibration loop ended early: {e}"));
+    let ask =
+        |looper: &mut Looper, order| looper.round(order).map_err(|e| format!("the calibration loop ended early: {e}"));
     let shared = SharedMaps::create(RING_BYTES).map_err(|e| e.to_string())?;
-    shared.configure(&Config { next_image: 2, ..Config::default() }).map_err(|e| e.to_string())?;
-    let mut loaded = Loaded::load(probe, &shared)?;
+    let config = Config { next_image: 2, slow_fault_ns: u64::MAX, ..Config::default() };
+    shared.configure(&config).map_err(|e| e.to_string())?;
+    let mut loaded = Loaded::load(probe, faults, &shared)?;
     let seen = Cell::new((0_i64, 0_i64));
     let mut ring = RingBufferBuilder::new();
     ring.add(&shared.ring, |bytes| {
-        let mut r = Reader::new(bytes);
-        if let Ok(h) = r.header()
-            && h.event == probe.event()
-            && let Ok(dur) = r.i64()
-        {
+        if let Some((faults, ns)) = faults_in(bytes) {
             let (n, sum) = seen.get();
-            seen.set((n + 1, sum + dur));
+            seen.set((n + faults, sum + ns));
         }
         0
     })
     .map_err(|e| e.to_string())?;
     let ring = ring.build().map_err(|e| e.to_string())?;
     shared.add_target(looper.pid, 1, false).map_err(|e| e.to_string())?;
-    let mut untraced = i64::MAX;
-    let mut best: Option<(i64, i64, i64)> = None;
+    let orders: &[Order] =
+        if faults == FaultMode::Runs { &[Order::Sequential, Order::Scattered] } else { &[Order::Sequential] };
+    let mut best = [Best::default(); 2];
     for _ in 0..PASSES {
-        for _ in 0..ROUNDS {
-            untraced = untraced.min(ask(&mut looper)?);
+        for (order, best) in orders.iter().zip(&mut best) {
+            for _ in 0..ROUNDS {
+                best.untraced = best.untraced.min(ask(&mut looper, *order)?);
+            }
         }
         loaded.attach()?;
-        for _ in 0..ROUNDS {
-            seen.set((0, 0));
-            let recorded = ask(&mut looper)?;
-            ring.consume().map_err(|e| e.to_string())?;
-            let (n, sum) = seen.get();
-            if n >= PAGES as i64 && best.is_none_or(|(quickest, ..)| recorded < quickest) {
-                best = Some((recorded, n, sum));
+        for (order, best) in orders.iter().zip(&mut best) {
+            for _ in 0..ROUNDS {
+                seen.set((0, 0));
+                let recorded = ask(&mut looper, *order)?;
+                loaded.flush()?;
+                ring.consume().map_err(|e| e.to_string())?;
+                best.see(recorded, seen.get());
             }
         }
         loaded.detach();
     }
-    let (recorded, n, sum) = best.ok_or_else(|| format!("expected {PAGES} faults in a round, saw fewer"))?;
     let pages = PAGES as i64;
-    Ok(FaultCost { untraced_ns: untraced / pages, recorded_ns: recorded / pages, service_ns: sum / n })
+    let [sequential, scattered] = best;
+    if sequential.faults == 0 {
+        return Err(format!("expected {PAGES} faults in a round, saw fewer"));
+    }
+    Ok(FaultCost {
+        untraced_ns: sequential.untraced / pages,
+        recorded_ns: sequential.recorded / pages,
+        service_ns: sequential.service / sequential.faults,
+        single_adds_ns: (scattered.faults > 0).then(|| (scattered.recorded - scattered.untraced).max(0) / pages),
+    })
+}
+
+/// In which order a round touches its pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Sequential = b's' as isize,
+    Scattered = b'r' as isize,
+}
+
+/// The quickest rounds of an order.
+#[derive(Debug, Clone, Copy)]
+struct Best {
+    untraced: i64,
+    recorded: i64,
+    faults: i64,
+    service: i64,
+}
+
+impl Default for Best {
+    fn default() -> Self {
+        Self { untraced: i64::MAX, recorded: i64::MAX, faults: 0, service: 0 }
+    }
+}
+
+impl Best {
+    fn see(&mut self, recorded: i64, (faults, service): (i64, i64)) {
+        if faults >= PAGES as i64 && recorded < self.recorded {
+            *self = Self { recorded, faults, service, ..*self };
+        }
+    }
 }
 
 /// A child process that touches fresh pages when it is asked to.
@@ -101,9 +142,9 @@ impl Looper {
     }
 
     /// Nanoseconds in which the pages were touched.
-    fn round(&mut self) -> std::io::Result<i64> {
+    fn round(&mut self, order: Order) -> std::io::Result<i64> {
         if let Some(ask) = &mut self.ask {
-            ask.write_all(b"?")?;
+            ask.write_all(&[order as u8])?;
         }
         let mut ns = [0; 8];
         self.answer.read_exact(&mut ns)?;
@@ -138,7 +179,7 @@ fn child(ask: &OwnedFd, answer: &OwnedFd) -> ! {
     // SAFETY: plain system calls on our own descriptors and buffers.
     unsafe {
         while libc::read(ask.as_raw_fd(), (&raw mut question).cast(), 1) == 1 {
-            let ns = touch_round();
+            let ns = touch_round(if question == Order::Scattered as u8 { SCATTER } else { 1 });
             if libc::write(answer.as_raw_fd(), (&raw const ns).cast(), 8) != 8 {
                 break;
             }
@@ -147,7 +188,8 @@ fn child(ask: &OwnedFd, answer: &OwnedFd) -> ! {
     }
 }
 
-fn touch_round() -> i64 {
+/// `stride` has no divisor in common with the number of pages: each is touched once.
+fn touch_round(stride: usize) -> i64 {
     const BYTES: usize = PAGES * 4096;
     // SAFETY: maps, touches and unmaps a range of its own.
     unsafe {
@@ -164,8 +206,12 @@ fn touch_round() -> i64 {
         }
         libc::madvise(memory, BYTES, libc::MADV_NOHUGEPAGE);
         let start = crate::host::monotonic_ns();
-        for page in 0..PAGES {
+        let (mut page, mut left) = (0, PAGES);
+        while left > 0 {
             memory.cast::<u8>().add(page * 4096).write_volatile(1);
+            page = (page + stride) % PAGES;
+            // Opaque, or the loop is unrolled and each of its stores is an instruction of its own.
+            left = std::hint::black_box(left) - 1;
         }
         let ns = crate::host::monotonic_ns() - start;
         libc::munmap(memory, BYTES);

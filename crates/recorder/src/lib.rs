@@ -17,6 +17,7 @@ mod ring;
 pub mod sampler;
 mod session;
 pub mod snapshots;
+pub mod sockets;
 pub mod symbols;
 pub mod target;
 
@@ -44,6 +45,29 @@ pub enum TargetSpec {
     Comm(String),
 }
 
+/// How page faults are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FaultMode {
+    /// Neighbours added up in the kernel, the rest and slow ones one by one; all counts, sums and histograms exact.
+    #[default]
+    Runs,
+    /// A row each.
+    Every,
+    /// Not at all.
+    Off,
+}
+
+impl FaultMode {
+    /// Name on the command line and in the manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runs => "runs",
+            Self::Every => "every",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Settings of a recording.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -60,6 +84,10 @@ pub struct Options {
     /// Time between segments: what is lost at most if the recorder is killed. The first ones come earlier: after
     /// 250 ms, then at intervals that double up to this one.
     pub segment_interval: Duration,
+    /// How page faults are recorded.
+    pub faults: FaultMode,
+    /// Faults that take at least so long have a row of their own in any mode; at most 4 s.
+    pub slow_fault: Duration,
     /// Shorter off-CPU intervals are only counted.
     pub off_cpu_min: Duration,
     /// File and network calls recorded per process.
@@ -82,8 +110,10 @@ impl Options {
             ring_bytes: 16 << 20,
             sample_interval: Duration::from_secs(1),
             segment_interval: Duration::from_secs(5),
+            faults: FaultMode::default(),
+            slow_fault: Duration::from_micros(100),
             off_cpu_min: Duration::from_micros(20),
-            io_calls_per_process: 20_000,
+            io_calls_per_process: 200_000,
             without: Vec::new(),
             leave_running: false,
             with_hostname: false,

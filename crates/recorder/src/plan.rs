@@ -2,9 +2,13 @@
 
 use mtrace_formats::capture::{ProbeReport, ProbeStatus};
 
+use crate::FaultMode;
 use crate::error::Error;
 use crate::host::{HostFacts, SyscallTrial};
 use crate::probes::{self, Attach, Probe};
+
+/// The probe that [`FaultMode`] is about.
+const FAULTS: &str = "faults";
 
 /// What to load, and what is absent from the start.
 pub(crate) struct Plan {
@@ -15,7 +19,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// The probe whose cost per event is measured beforehand, if it is to run.
     pub(crate) fn fault_probe(&self) -> Option<&'static dyn Probe> {
-        self.load.iter().copied().find(|p| p.name() == "faults")
+        self.load.iter().copied().find(|p| p.name() == FAULTS)
     }
 }
 
@@ -23,12 +27,12 @@ impl Plan {
 ///
 /// # Errors
 /// If nothing at all can be recorded here, or a name in `without` is not a probe's.
-pub(crate) fn plan(facts: &HostFacts, without: &[String]) -> Result<Plan, Error> {
+pub(crate) fn plan(facts: &HostFacts, without: &[String], faults: FaultMode) -> Result<Plan, Error> {
     check_names(without)?;
     check_host(facts)?;
     let mut plan = Plan { load: Vec::new(), absent: Vec::new() };
     for probe in probes::ALL {
-        match objection(*probe, facts, without) {
+        match objection(*probe, facts, without, faults) {
             None => plan.load.push(*probe),
             Some(reason) => plan.absent.push(absent(*probe, reason)),
         }
@@ -79,12 +83,13 @@ fn check_host(facts: &HostFacts) -> Result<(), Error> {
     Ok(())
 }
 
-fn objection(probe: &dyn Probe, facts: &HostFacts, without: &[String]) -> Option<String> {
-    if without.iter().any(|n| n == probe.name()) {
+fn objection(probe: &dyn Probe, facts: &HostFacts, without: &[String], faults: FaultMode) -> Option<String> {
+    let off = probe.name() == FAULTS && faults == FaultMode::Off;
+    if off || without.iter().any(|n| n == probe.name()) {
         return Some("switched off".to_owned());
     }
     let needs_perf = |a: &Attach| matches!(a, Attach::SoftwareEvent(_) | Attach::GoEntry(_));
-    let always = probe.variants().iter().all(|v| v.programs.iter().any(|p| needs_perf(&p.attach)));
+    let always = probe.variants(faults).iter().all(|v| v.programs.iter().any(|p| needs_perf(&p.attach)));
     match facts.perf_event {
         SyscallTrial::Fails(errno) if always => Some(format!(
             "perf_event_open is refused ({}); lower kernel.perf_event_paranoid or give CAP_PERFMON",
@@ -114,14 +119,14 @@ mod tests {
 
     #[test]
     fn a_good_host_gets_all_probes() {
-        let plan = plan(&good_host(), &[]).unwrap();
+        let plan = plan(&good_host(), &[], FaultMode::Runs).unwrap();
         assert_eq!(plan.load.len(), probes::ALL.len());
         assert!(plan.absent.is_empty());
     }
 
     #[test]
     fn a_probe_that_is_switched_off_is_reported_with_what_it_hides() {
-        let plan = plan(&good_host(), &["faults".to_owned()]).unwrap();
+        let plan = plan(&good_host(), &["faults".to_owned()], FaultMode::Every).unwrap();
         assert!(!names(&plan).contains(&"faults"));
         assert_eq!(plan.absent.len(), 1);
         assert_eq!(plan.absent[0].reason.as_deref(), Some("switched off"));
@@ -129,15 +134,21 @@ mod tests {
     }
 
     #[test]
+    fn faults_can_be_switched_off_by_their_mode() {
+        let plan = plan(&good_host(), &[], FaultMode::Off).unwrap();
+        assert_eq!(plan.absent.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["faults"]);
+    }
+
+    #[test]
     fn an_unknown_name_is_an_error_that_names_the_known_ones() {
-        let e = plan(&good_host(), &["fault".to_owned()]).err().unwrap();
+        let e = plan(&good_host(), &["fault".to_owned()], FaultMode::Runs).err().unwrap();
         assert!(e.to_string().contains("memory_calls"), "{e}");
     }
 
     #[test]
     fn without_perf_events_the_probes_that_need_them_are_absent() {
         let facts = HostFacts { perf_event: SyscallTrial::Fails(1), ..good_host() };
-        let plan = plan(&facts, &[]).unwrap();
+        let plan = plan(&facts, &[], FaultMode::Runs).unwrap();
         assert_eq!(plan.absent.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["faults", "gc_events"]);
         assert!(names(&plan).contains(&"memory_calls"));
     }
@@ -147,8 +158,8 @@ mod tests {
         use crate::error::ErrorKind;
         let mut facts = good_host();
         facts.host.btf = Some(false);
-        assert_eq!(plan(&facts, &[]).err().unwrap().kind(), ErrorKind::NoBtf);
+        assert_eq!(plan(&facts, &[], FaultMode::Runs).err().unwrap().kind(), ErrorKind::NoBtf);
         let facts = HostFacts { bpf_map: SyscallTrial::Fails(1), ..good_host() };
-        assert_eq!(plan(&facts, &[]).err().unwrap().kind(), ErrorKind::NotPermitted);
+        assert_eq!(plan(&facts, &[], FaultMode::Runs).err().unwrap().kind(), ErrorKind::NotPermitted);
     }
 }

@@ -8,9 +8,11 @@ use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, OpenObject};
 use crate::error::{Error, kernel};
 
 /// `struct mt_config` and `struct mt_target` of bpf/wire.h; `struct scratch` of bpf/mtrace.bpf.h.
-const CONFIG_BYTES: u32 = 56;
+const CONFIG_BYTES: u32 = 64;
 const TARGET_BYTES: u32 = 24;
-const SCRATCH_BYTES: u32 = 6 * 8 + 65 * 8 + (24 + 8 + 8 + 128 * 8);
+const SCRATCH_BYTES: u32 = 6 * 8 + 65 * 8 + (24 + 8 + 8 + 128 * 8) + (24 + 3 * 8 + 32 * 16);
+/// `EPOCHS` of bpf/mtrace.bpf.h.
+const EPOCHS: u32 = 4096;
 /// Targets at a time.
 const MAX_TARGETS: u32 = 8192;
 /// Stacks that the kernel remembers as sent; the least used ones are sent again.
@@ -23,6 +25,8 @@ const WAITS_FOR_EXEC: u32 = 1;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Config {
     pub(crate) off_cpu_min_ns: u64,
+    /// Faults at least this slow are sent one by one.
+    pub(crate) slow_fault_ns: u64,
     pub(crate) io_calls_per_process: u64,
     /// Processes that take this name become targets; at most 15 bytes count.
     pub(crate) comm: Option<String>,
@@ -40,6 +44,8 @@ impl Config {
         b.extend(self.off_cpu_min_ns.to_ne_bytes());
         b.extend(self.io_calls_per_process.to_ne_bytes());
         b.extend(u64::from(ring_bytes / 4).to_ne_bytes());
+        // The service times of a batch are 32 bits wide.
+        b.extend(self.slow_fault_ns.min(u64::from(u32::MAX)).to_ne_bytes());
         b.extend(std::process::id().to_ne_bytes());
         b.extend((n as u32).to_ne_bytes());
         b.extend(comm);
@@ -58,6 +64,7 @@ pub(crate) struct SharedMaps {
     targets: MapHandle,
     seen_stacks: MapHandle,
     scratch: MapHandle,
+    epochs: MapHandle,
 }
 
 impl SharedMaps {
@@ -79,6 +86,7 @@ impl SharedMaps {
             targets: make(MapType::Hash, "mtrace_targets", 4, TARGET_BYTES, MAX_TARGETS)?,
             seen_stacks: make(MapType::LruHash, "mtrace_stacks", 8, 4, MAX_STACKS)?,
             scratch: make(MapType::PercpuArray, "mtrace_scratch", 4, SCRATCH_BYTES, 1)?,
+            epochs: make(MapType::Array, "mtrace_epochs", 4, 4, EPOCHS)?,
         })
     }
 
@@ -91,6 +99,7 @@ impl SharedMaps {
                 Some("targets") => &self.targets,
                 Some("seen_stacks") => &self.seen_stacks,
                 Some("scratch") => &self.scratch,
+                Some("epochs") => &self.epochs,
                 _ => continue,
             };
             map.reuse_fd(shared.as_fd())?;
@@ -134,6 +143,7 @@ mod tests {
     fn the_settings_have_the_layout_of_wire_h() {
         let c = Config {
             off_cpu_min_ns: 1,
+            slow_fault_ns: u64::MAX,
             io_calls_per_process: 2,
             comm: Some("a-name-longer-than-15".to_owned()),
             next_image: 9,
@@ -142,8 +152,9 @@ mod tests {
         assert_eq!(b.len(), CONFIG_BYTES as usize);
         assert_eq!(b[16], 0);
         assert_eq!(u64::from_ne_bytes([b[16], b[17], b[18], b[19], b[20], b[21], b[22], b[23]]), 1024);
-        assert_eq!(&b[28..32], &15u32.to_ne_bytes());
-        assert_eq!(&b[32..48], b"a-name-longer-t\0");
-        assert_eq!(&b[48..52], &9u32.to_ne_bytes());
+        assert_eq!(&b[24..32], &0xffff_ffff_u64.to_ne_bytes());
+        assert_eq!(&b[36..40], &15u32.to_ne_bytes());
+        assert_eq!(&b[40..56], b"a-name-longer-t\0");
+        assert_eq!(&b[56..60], &9u32.to_ne_bytes());
     }
 }

@@ -8,6 +8,7 @@ mod names;
 mod processes;
 mod reserve;
 mod sink;
+mod sleepers;
 mod stacks;
 mod start;
 
@@ -185,6 +186,7 @@ impl Session<'_> {
         match todo {
             Todo::NewProgram { pid, stopped } => self.look_for_go(pid, stopped),
             Todo::Sample(pid) => self.sampler.add(pid),
+            Todo::Joined { pid, ts } => sleepers::note(&self.probes, pid, ts),
             Todo::Ended(pid) => {
                 if let Some(image) = self.processes.image(pid) {
                     self.ended.push_back((monotonic_ns(), pid, image));
@@ -277,12 +279,22 @@ impl Session<'_> {
         }
     }
 
+    /// Asks the probes for what they have not sent yet.
+    fn flush_probes(&mut self) {
+        let refused: Vec<String> = self.probes.iter().filter_map(|p| p.flush().err()).collect();
+        for what in refused {
+            self.problem(format!("what a probe had not sent could not be had: {what}"));
+        }
+    }
+
     /// Closes the open segments and brings the manifest on disk up to date. Room for the last manifest goes first: when
     /// there is none the disk is full, whatever of the rows might still fit.
     fn roll(&mut self) {
         if self.sink.borrow().failure().is_some() {
             return;
         }
+        self.flush_probes();
+        self.drain();
         if self.manifest.clocks.len() < MAX_CLOCKS {
             self.manifest.clocks.push(clock_pair());
         }

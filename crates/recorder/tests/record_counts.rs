@@ -5,22 +5,20 @@ mod record_support;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use mtrace_formats::capture::Capture;
 use mtrace_formats::tables::{
-    Fault, FaultKind, Loss, MapRow, MemoryCall, MemoryCallKind, ProcessEvent, ProcessEventKind, Sample, SampleSource,
-    SnapshotReason,
+    Fault, FaultKind, FaultRun, Loss, MapRow, MemoryCall, MemoryCallKind, ProcessEvent, ProcessEventKind, Sample,
+    SampleSource, SnapshotReason,
 };
-use mtrace_recorder::{Options, TargetSpec, record};
-use record_support::{Recording, bpf_works, compile, record_command};
+use mtrace_recorder::{FaultMode, Options, TargetSpec, record};
+use record_support::{Recording, bpf_works, compile, faults_of, record_command};
 
 /// Fault rows in the window that the program printed.
 fn faults_in_window(r: &Recording, said: &serde_json::Value) -> Vec<Fault> {
     let n = |key: &str| said[key].as_i64().unwrap();
-    r.rows::<Fault>()
-        .into_iter()
-        .filter(|f| i64::from(f.pid) == n("pid") && f.ts >= n("from") && f.ts < n("to"))
-        .collect()
+    r.faults().into_iter().filter(|f| i64::from(f.pid) == n("pid") && f.ts >= n("from") && f.ts < n("to")).collect()
 }
 
 fn assert_faults_match(r: &Recording, said: &serde_json::Value) {
@@ -55,9 +53,30 @@ fn faults_are_counted_as_getrusage_does_and_their_stacks_are_right() {
     }
     let dir = tempfile::tempdir().unwrap();
     let known = compile("known.c", dir.path());
-    let r = record_command(&known, &["faults", "5000"], |_| {});
-    assert_eq!((r.summary.exit_status, r.summary.end_reason.as_str()), (Some(0), "target exited"));
+    for mode in [FaultMode::Runs, FaultMode::Every] {
+        let r = record_command(&known, &["faults", "5000"], |o| o.faults = mode);
+        assert_eq!((r.summary.exit_status, r.summary.end_reason.as_str()), (Some(0), "target exited"));
+        r.assert_nothing_lost();
+        assert_faults_match(&r, &r.said[0]);
+        let (rows, runs) = (r.rows::<Fault>().len(), r.rows::<FaultRun>().len());
+        match mode {
+            FaultMode::Runs => assert!(rows + runs < 1_000, "10,000 faults in order: {rows} rows, {runs} runs"),
+            _ => assert!(rows >= 10_000 && runs == 0, "{rows} rows, {runs} runs"),
+        }
+    }
+}
+
+#[test]
+fn slow_faults_keep_rows_of_their_own() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    // No fault is faster than nothing: each one is slow then.
+    let r = record_command(&known, &["faults", "500"], |o| o.slow_fault = Duration::ZERO);
     r.assert_nothing_lost();
+    assert!(r.rows::<FaultRun>().is_empty());
     assert_faults_match(&r, &r.said[0]);
 }
 
@@ -82,7 +101,7 @@ fn every_fault_from_exec_to_exit_is_a_row() {
         };
         let minor = target.rusage_minor_faults.unwrap() - before("minflt");
         let major = target.rusage_major_faults.unwrap() - before("majflt");
-        let (faults, _) = capture.read::<Fault>();
+        let faults = faults_of(&capture);
         let of = |kind| faults.iter().filter(|f| f.kind == kind).count() as u64;
         assert_eq!((of(FaultKind::Minor), of(FaultKind::Major)), (minor, major), "{name}");
     }
@@ -177,7 +196,7 @@ fn nothing_is_lost_at_full_speed_and_memory_and_disk_stay_small() {
     let r = record_command(&faultloop, &["64", "20"], |_| {});
     r.assert_nothing_lost();
     let pages = r.said[0]["pages"].as_f64().unwrap() as usize;
-    let faults = r.rows::<Fault>();
+    let faults = r.faults();
     let writes = faults.iter().filter(|f| f.error_code == Some(6)).count();
     assert!(writes >= pages, "{writes} of {pages}");
     let bytes: u64 = r.capture.manifest.segments.iter().filter(|s| s.table == "faults").map(|s| s.bytes).sum();
@@ -197,7 +216,7 @@ fn a_ring_that_is_too_small_loses_rows_and_accounts_for_each() {
     r.assert_accounts_balance();
     let lost = r.account("faults").lost["ring_full"];
     assert!(lost > 0);
-    let without_stack = r.rows::<Fault>().iter().filter(|f| f.stack_id.is_none()).count() as u64;
+    let without_stack = r.faults().iter().filter(|f| f.stack_id.is_none()).count() as u64;
     assert_eq!(without_stack, r.account("faults").incomplete.values().sum::<u64>());
     assert!(r.rows::<Loss>().iter().all(|l| l.dur > 0 && l.count > 0));
 }
@@ -216,7 +235,7 @@ fn a_program_that_exits_at_once_is_a_proper_capture() {
     use ProcessEventKind as K;
     // The second exec is the shell's; it takes the program's name first.
     assert_eq!(kinds, [K::Exec, K::Name, K::Exec, K::ThreadExit, K::Exit]);
-    assert!(r.rows::<Fault>().len() > 20);
+    assert!(r.faults().len() > 20);
 }
 
 #[test]

@@ -9,9 +9,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use mtrace_formats::capture::Capture;
-use mtrace_formats::tables::{Fault, MapRow, ProcessEvent, ProcessEventKind, SnapshotReason, SymbolRow};
+use mtrace_formats::tables::{MapRow, ProcessEvent, ProcessEventKind, SnapshotReason, SymbolRow};
 use mtrace_recorder::{ErrorKind, Options, TargetSpec, record};
-use record_support::{bpf_works, compile, record_command};
+use record_support::{bpf_works, compile, faults_of, record_command};
 
 /// Ends a program when the test does.
 struct Running(Child);
@@ -47,7 +47,7 @@ fn a_running_process_is_recorded_for_a_duration_and_left_alone() {
     assert!(program.0.try_wait().unwrap().is_none(), "it still runs");
 
     let capture = Capture::open(&options.output).unwrap();
-    let (faults, _) = capture.read::<Fault>();
+    let faults = faults_of(&capture);
     assert!(faults.len() > 1000);
     let (events, _) = capture.read::<ProcessEvent>();
     assert_eq!(events[0].event, ProcessEventKind::Attach);
@@ -82,7 +82,7 @@ fn a_process_that_takes_the_name_later_is_recorded_too() {
     .unwrap();
     let second = later.as_ref().unwrap().0.id();
     let capture = Capture::open(&options.output).unwrap();
-    let (faults, _) = capture.read::<Fault>();
+    let faults = faults_of(&capture);
     assert!(faults.iter().filter(|f| f.pid == second).count() > 1000);
     assert!(capture.manifest.targets.iter().any(|t| t.pid == second && t.how == "comm"));
 }

@@ -125,7 +125,7 @@ fn check(r: &Recording) {
     let stacks = r.stacks();
     let start = said["addr"].as_u64().unwrap();
     let region = start..start + said["pages"].as_u64().unwrap() * 4096;
-    let faults: Vec<Fault> = r.rows::<Fault>().into_iter().filter(|f| region.contains(&f.addr)).collect();
+    let faults: Vec<Fault> = r.faults().into_iter().filter(|f| region.contains(&f.addr)).collect();
     assert_eq!(faults.len() as u64, said["pages"].as_u64().unwrap());
     for f in &faults {
         let stack = &stacks[&f.stack_id.unwrap()];

@@ -11,11 +11,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use mtrace_formats::capture::{Capture, State};
-use mtrace_formats::tables::{Fault, MapRow, SnapshotReason};
+use mtrace_formats::tables::{MapRow, SnapshotReason};
 use mtrace_recorder::{Options, TargetSpec, record};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use record_support::{bpf_works, compile};
+use record_support::{bpf_works, compile, faults_of};
 
 /// Kills in the test; `scripts/lib/kill-test` makes more of them, with the analysis.
 const KILLS: u32 = 10;
@@ -81,8 +81,7 @@ fn look_at(output: &Path) -> Left {
     assert!(capture.problems.iter().any(|p| p.contains("did not come to its end")), "{:?}", capture.problems);
     assert!(capture.missing_segments().is_empty());
     assert_eq!(capture.manifest.targets[0].how, "launched");
-    let (faults, skipped) = capture.read::<Fault>();
-    assert!(skipped.is_empty(), "{skipped:?}");
+    let faults = faults_of(&capture);
     let (maps, skipped) = capture.read::<MapRow>();
     assert!(skipped.is_empty(), "{skipped:?}");
     if capture.manifest.window.start_ns.is_none() {
@@ -92,7 +91,7 @@ fn look_at(output: &Path) -> Left {
     assert!(maps.iter().any(|m| m.reason == SnapshotReason::Exec), "the first segments hold the first snapshot");
     assert!(!capture.manifest.probes.is_empty());
     // The second closing of segments is the first with events of the target's own.
-    let has_events = output.join("faults/000002.parquet").exists();
+    let has_events = output.join("memory_calls/000002.parquet").exists();
     assert!(!has_events || faults.len() > 1000, "{} faults", faults.len());
     Left::Rows
 }
@@ -131,7 +130,7 @@ fn what_was_recorded_before_a_kill_is_there() {
     let mut recorder = Recorder::start(&known, &output);
     let until = Instant::now() + Duration::from_secs(60);
     // Far earlier than the five seconds that are the option's default.
-    while !output.join("faults/000002.parquet").exists() {
+    while !output.join("memory_calls/000002.parquet").exists() {
         assert!(Instant::now() < until, "no second segment within a minute");
         std::thread::sleep(Duration::from_millis(20));
     }

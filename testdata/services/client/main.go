@@ -1,6 +1,10 @@
 // Client is the other side of coldstart: it waits until the service listens,
 // sends requests one after the other over one connection, and prints how long
 // each took. The first one includes the TLS handshake, as it does for a user.
+//
+// With -before and -hold-until the connection is older than what is measured: it
+// sends some requests, says so, and goes on over the same connection when a file
+// appears. That is what a recorder meets that attaches to a service at work.
 package main
 
 import (
@@ -27,14 +31,16 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:8443", "the service's `address`")
 	addrFrom := flag.String("addr-from", "", "read the address from the line 'listening on ADDRESS' of `FILE`, once it is there")
 	requests := flag.Int("requests", 10, "send `K` requests")
+	before := flag.Int("before", 0, "send `N` requests first, which are not measured")
+	holdUntil := flag.String("hold-until", "", "after those print 'holding' and wait until `FILE` exists")
 	wait := flag.Duration("wait", 60*time.Second, "how `long` to wait for the service, and for one answer")
 	asJSON := flag.Bool("json", false, "print one line of JSON instead of text")
 	flag.Parse()
-	if flag.NArg() > 0 || *requests < 1 {
+	if flag.NArg() > 0 || *requests < 1 || *before < 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	latencies, err := measure(*addr, *addrFrom, *requests, *wait)
+	latencies, err := measure(*addr, *addrFrom, plan{*before, *holdUntil, *requests}, *wait)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -48,7 +54,17 @@ func main() {
 	}
 }
 
-func measure(addr, addrFrom string, requests int, wait time.Duration) ([]time.Duration, error) {
+// keys are those that even a small cache has.
+const keys = 2048
+
+// plan is what is sent, and when.
+type plan struct {
+	before    int
+	holdUntil string
+	requests  int
+}
+
+func measure(addr, addrFrom string, p plan, wait time.Duration) ([]time.Duration, error) {
 	deadline := time.Now().Add(wait)
 	if addrFrom != "" {
 		var err error
@@ -61,15 +77,44 @@ func measure(addr, addrFrom string, requests int, wait time.Duration) ([]time.Du
 		return nil, err
 	}
 	web := clientOver(conn, wait)
-	latencies := make([]time.Duration, 0, requests)
-	for i := 0; i < requests; i++ {
+	send := func(i int) error {
+		if err := get(web, fmt.Sprintf("https://%s/record/record-%d", addr, i*7%keys)); err != nil {
+			return fmt.Errorf("request %d: %w", i+1, err)
+		}
+		return nil
+	}
+	for i := 0; i < p.before; i++ {
+		if err := send(i); err != nil {
+			return nil, err
+		}
+	}
+	if p.holdUntil != "" {
+		fmt.Println("holding")
+		if err := waitForFile(p.holdUntil, time.Now().Add(wait)); err != nil {
+			return nil, err
+		}
+	}
+	latencies := make([]time.Duration, 0, p.requests)
+	for i := 0; i < p.requests; i++ {
 		start := time.Now()
-		if err := get(web, fmt.Sprintf("https://%s/record/record-%d", addr, i*7)); err != nil {
-			return nil, fmt.Errorf("request %d: %w", i+1, err)
+		if err := send(p.before + i); err != nil {
+			return nil, err
 		}
 		latencies = append(latencies, time.Since(start))
 	}
 	return latencies, nil
+}
+
+func waitForFile(path string, deadline time.Time) error {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s does not appear", path)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
 // readAddr waits for the service to say where it listens.

@@ -5,7 +5,11 @@
 // system's certificate pool and makes a self-signed certificate; then it
 // listens. The first request fills the cache, and so is the first to touch the
 // slabs: one page fault for each of their pages. It also makes some garbage,
-// which starts a few GC cycles. Later requests only look a record up.
+// which starts a few GC cycles. Later requests only look a record up, except for
+// one that can be made slow:
+//
+//	-late 32 -late-mib 200          request 32 writes a report of 200 MiB into fresh memory
+//	-late 32 -late-downstream 300ms control: request 32 waits for a backend that answers late
 //
 // Controls:
 //
@@ -40,6 +44,9 @@ type options struct {
 	prefault       bool
 	requests       int64
 	slowDownstream time.Duration
+	late           int64
+	lateMiB        int
+	lateDownstream time.Duration
 	stats          bool
 	thp            string
 }
@@ -52,10 +59,13 @@ func parseOptions() options {
 	flag.BoolVar(&o.prefault, "prefault", false, "touch the slabs before listening")
 	flag.Int64Var(&o.requests, "requests", 0, "exit after `N` requests; 0: run until a signal")
 	flag.DurationVar(&o.slowDownstream, "slow-downstream", 0, "the first request waits this `long` for a backend")
+	flag.Int64Var(&o.late, "late", 0, "request `N` is a slow one, from 1; 0: none is")
+	flag.IntVar(&o.lateMiB, "late-mib", 0, "what that request writes into fresh memory, in `MiB`")
+	flag.DurationVar(&o.lateDownstream, "late-downstream", 0, "how `long` that request waits for a backend")
 	flag.BoolVar(&o.stats, "stats", false, "print one line of JSON with the process's own counts at exit")
 	flag.StringVar(&o.thp, "thp", "off", "transparent huge pages: `off`, or host (whatever the host has set)")
 	flag.Parse()
-	if flag.NArg() > 0 || o.cacheMiB < 0 || o.garbageMiB < 0 || (o.thp != "off" && o.thp != "host") {
+	if flag.NArg() > 0 || o.cacheMiB < 0 || o.garbageMiB < 0 || o.lateMiB < 0 || (o.thp != "off" && o.thp != "host") {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -89,9 +99,17 @@ func run(o options) error {
 	if o.prefault {
 		store.Prefault()
 	}
-	s := &server{store: store, garbageBytes: o.garbageMiB << 20, limit: o.requests, done: make(chan struct{})}
+	s := &server{
+		store: store, garbageBytes: o.garbageMiB << 20, limit: o.requests, done: make(chan struct{}),
+		late: o.late, lateBytes: o.lateMiB << 20,
+	}
 	if o.slowDownstream > 0 {
 		if s.backend, err = startBackend(o.slowDownstream); err != nil {
+			return fmt.Errorf("start the backend: %w", err)
+		}
+	}
+	if o.lateDownstream > 0 {
+		if s.lateBackend, err = startBackend(o.lateDownstream); err != nil {
 			return fmt.Errorf("start the backend: %w", err)
 		}
 	}

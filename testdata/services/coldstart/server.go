@@ -22,8 +22,13 @@ type server struct {
 	backend      string // address of a backend to ask once; "" for none
 	limit        int64  // requests to answer before done is closed; 0 for no limit
 
+	late        int64  // number of the request that is made slow; 0 for none
+	lateBytes   int    // what it writes into fresh memory
+	lateBackend string // address of a backend that it asks; "" for none
+
 	warm    sync.Once
 	warmErr error
+	asked   atomic.Int64
 	served  atomic.Int64
 	done    chan struct{}
 
@@ -33,8 +38,12 @@ type server struct {
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.count()
 	s.warm.Do(s.warmUp)
-	if s.warmErr != nil {
-		http.Error(w, s.warmErr.Error(), http.StatusBadGateway)
+	err := s.warmErr
+	if s.asked.Add(1) == s.late {
+		err = errors.Join(err, s.beSlow())
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
 	if s.store.Len() == 0 {
@@ -65,6 +74,30 @@ func (s *server) warmUp() {
 	s.store.Fill()
 	s.fillNs, s.fillFaults = time.Since(start).Nanoseconds(), minorFaults()-before
 	summarise(s.garbageBytes)
+}
+
+// beSlow is what one later request waits for.
+//
+//go:noinline
+func (s *server) beSlow() error {
+	if s.lateBytes > 0 {
+		keep(writeReport(s.lateBytes))
+	}
+	if s.lateBackend != "" {
+		return askBackend(s.lateBackend)
+	}
+	return nil
+}
+
+// writeReport fills a buffer that is fresh from the kernel: one page fault a page.
+//
+//go:noinline
+func writeReport(bytes int) []byte {
+	report := make([]byte, bytes)
+	for i := 0; i < len(report); i += cache.PageSize {
+		copy(report[i:], "report page ")
+	}
+	return report
 }
 
 // summarise writes a summary of made-up rows into buffers that nobody keeps:

@@ -1,10 +1,11 @@
 use std::collections::HashMap;
 
-use polars::prelude::{IntoLazy as _, LazyFrame, col, len, lit};
+use polars::prelude::{IntoLazy as _, LazyFrame, col, lit};
 
 use super::Result;
-use super::frame::{Values, counts, frame, group, i64s, nullable, u32s};
-use crate::load::FaultRow;
+use super::frame::{Values, frame, group, i64s, nullable, u32s};
+use super::weighted;
+use crate::load::{FaultRow, Shape};
 use crate::model::TouchKind;
 use crate::symbols::SymbolTable;
 
@@ -78,6 +79,7 @@ pub(crate) struct FaultAggregates {
 /// Groups the faults by kind, and by kind, mapper, toucher and mapping.
 pub(crate) fn faults(
     rows: &[FaultRow],
+    shapes: &[Shape],
     symbols: &SymbolTable,
     windows: &[Window],
     page_shift: u32,
@@ -86,10 +88,13 @@ pub(crate) fn faults(
         return Ok(FaultAggregates::default());
     }
     let cells = Cells::new(rows, symbols);
-    let lazy = table(rows, &cells, page_shift)?;
-    let (kinds, groups) = rayon::join(|| by_kind(&lazy, &cells), || by_group(&lazy, &cells, windows));
+    let lazy = table(rows, &cells)?;
+    let (kinds, groups) = rayon::join(
+        || by_kind(rows, shapes, &cells, page_shift),
+        || by_group(&lazy, rows, &cells, windows, page_shift),
+    );
     let (groups, counts) = groups?;
-    Ok(FaultAggregates { kinds: kinds?, groups, cells: cells.keys.into_iter().zip(counts).collect() })
+    Ok(FaultAggregates { kinds, groups, cells: cells.keys.into_iter().zip(counts).collect() })
 }
 
 /// Numbers for what would be keys of several columns: a group-by over one is several times as fast.
@@ -158,7 +163,7 @@ impl<K: Copy + Eq + std::hash::Hash> Numbers<K> {
     }
 }
 
-fn table(rows: &[FaultRow], cells: &Cells, page_shift: u32) -> Result<LazyFrame> {
+fn table(rows: &[FaultRow], cells: &Cells) -> Result<LazyFrame> {
     let of_cell = |ids: &[u32]| Values::U32(cells.of_fault.iter().map(|c| ids[*c as usize]).collect());
     let time = |value: &dyn Fn(&FaultRow) -> Option<i64>| Values::I64(rows.iter().map(value).collect());
     let df = frame(
@@ -166,95 +171,130 @@ fn table(rows: &[FaultRow], cells: &Cells, page_shift: u32) -> Result<LazyFrame>
         vec![
             ("cell", Values::U32(cells.of_fault.clone())),
             ("group", of_cell(&cells.group_of)),
-            ("kind", of_cell(&cells.kind_of)),
             ("pid", Values::U32(rows.iter().map(|f| f.pid).collect())),
-            ("page", time(&|f| Some((f.addr >> page_shift) as i64))),
             ("ts", time(&|f| Some(f.ts))),
+            ("last", time(&|f| Some(f.ts_of(f.count.saturating_sub(1))))),
+            ("n", time(&|f| Some(i64::from(f.count)))),
             ("dur", time(&|f| nullable(f.dur))),
         ],
     )?;
     Ok(df.lazy())
 }
 
-fn by_kind(lazy: &LazyFrame, cells: &Cells) -> Result<Vec<KindRow>> {
-    // The durations of a kind as a list: percentiles are exact and need no second pass.
-    let df = group(
-        lazy,
-        &["kind"],
-        &[len().alias("faults"), col("page").n_unique().alias("pages"), col("dur").drop_nulls()],
-    )?;
-    let (kinds, faults, pages) = (u32s(&df, "kind")?, counts(&df, "faults")?, counts(&df, "pages")?);
-    let durations = df.column("dur")?.list()?;
-    let mut rows = Vec::with_capacity(df.height());
-    for i in 0..df.height() {
-        let (pid, kind) = cells.kinds[kinds[i] as usize];
-        let mut durs: Vec<i64> = match durations.get_as_series(i) {
-            Some(series) => series.i64()?.iter().flatten().collect(),
-            None => Vec::new(),
-        };
-        rows.push(KindRow {
-            pid,
-            kind,
-            faults: faults[i],
-            pages: pages[i],
-            measured: durs.len() as u64,
-            sum_ns: durs.iter().fold(0, |sum, d| sum.saturating_add(*d)),
-            max_ns: durs.iter().max().copied(),
-            p50_ns: percentile(&mut durs, 50),
-            p99_ns: percentile(&mut durs, 99),
-        });
+/// Pages that are looked at one by one, because their run leaves some out; a hostile capture may claim any number.
+const MAX_APART: u64 = 16 << 20;
+
+/// Distinct pages by the number that `key` gives to each row.
+fn pages(rows: &[FaultRow], page_shift: u32, key: impl Fn(usize) -> u32, each: impl FnMut(u32, u64)) {
+    let mut ranges = Vec::with_capacity(rows.len());
+    let mut apart = 0;
+    for (i, f) in rows.iter().enumerate() {
+        if f.stride.unsigned_abs() > 1 {
+            apart += u64::from(f.count);
+            if apart > MAX_APART {
+                continue;
+            }
+        }
+        weighted::page_ranges(f.addr >> page_shift, f.stride, f.count, |a, b| ranges.push((key(i), a, b)));
     }
-    rows.sort_by_key(|r| (r.pid, r.kind));
-    Ok(rows)
+    weighted::distinct_pages(&mut ranges, each);
 }
 
-/// The smallest value that at least `percent` of all do not exceed (nearest rank).
-fn percentile(values: &mut [i64], percent: usize) -> Option<i64> {
-    let rank = (values.len() * percent).div_ceil(100).checked_sub(1)?;
-    Some(*values.select_nth_unstable(rank).1)
+fn by_kind(rows: &[FaultRow], shapes: &[Shape], cells: &Cells, page_shift: u32) -> Vec<KindRow> {
+    let kind_of = |i: usize| cells.kind_of[cells.of_fault[i] as usize];
+    let mut kinds: Vec<KindRow> = cells.kinds.iter().map(|(pid, kind)| empty_kind(*pid, *kind)).collect();
+    let mut values: Vec<Vec<(i64, u64)>> = vec![Vec::new(); kinds.len()];
+    for (i, f) in rows.iter().enumerate() {
+        let (k, values) = (&mut kinds[kind_of(i) as usize], &mut values[kind_of(i) as usize]);
+        k.faults += u64::from(f.count);
+        let Some(dur) = f.measured() else { continue };
+        k.measured += u64::from(f.count);
+        k.sum_ns = k.sum_ns.saturating_add(dur);
+        match shapes.get(f.shape as usize) {
+            Some(shape) => {
+                k.max_ns = k.max_ns.max(Some(shape.max));
+                values.extend(shape.values(dur));
+            }
+            None => {
+                k.max_ns = k.max_ns.max(Some(dur));
+                values.push((dur, 1));
+            }
+        }
+    }
+    pages(rows, page_shift, kind_of, |kind, n| kinds[kind as usize].pages = n);
+    for (k, values) in kinds.iter_mut().zip(&mut values) {
+        k.p50_ns = weighted::percentile(values, 50);
+        k.p99_ns = weighted::percentile(values, 99);
+    }
+    kinds.sort_by_key(|r| (r.pid, r.kind));
+    kinds
+}
+
+fn empty_kind(pid: u32, kind: TouchKind) -> KindRow {
+    KindRow { pid, kind, faults: 0, pages: 0, measured: 0, sum_ns: 0, p50_ns: None, p99_ns: None, max_ns: None }
 }
 
 /// The groups, and the number of faults by cell.
-fn by_group(lazy: &LazyFrame, cells: &Cells, windows: &[Window]) -> Result<(Vec<GroupRow>, Vec<u64>)> {
+fn by_group(
+    lazy: &LazyFrame,
+    rows: &[FaultRow],
+    cells: &Cells,
+    windows: &[Window],
+    page_shift: u32,
+) -> Result<(Vec<GroupRow>, Vec<u64>)> {
     let df = group(
         lazy,
         &["cell"],
         &[
-            len().alias("faults"),
+            col("n").sum().alias("faults"),
             col("dur").sum().alias("sum"),
             col("ts").min().alias("first"),
-            col("ts").max().alias("last"),
+            col("last").max().alias("last"),
         ],
     )?;
-    let mut rows: Vec<GroupRow> = cells.groups.iter().map(|key| empty_group(*key, windows.len())).collect();
+    let mut groups: Vec<GroupRow> = cells.groups.iter().map(|key| empty_group(*key, windows.len())).collect();
     let mut by_cell = vec![0_u64; cells.keys.len()];
-    let (ids, faults) = (u32s(&df, "cell")?, counts(&df, "faults")?);
+    let (ids, faults) = (u32s(&df, "cell")?, i64s(&df, "faults")?);
     let (sums, first, last) = (i64s(&df, "sum")?, i64s(&df, "first")?, i64s(&df, "last")?);
     for (i, cell) in ids.iter().enumerate() {
-        by_cell[*cell as usize] = faults[i];
-        let row = &mut rows[cells.group_of[*cell as usize] as usize];
-        row.faults += faults[i];
+        by_cell[*cell as usize] = faults[i].unwrap_or(0).unsigned_abs();
+        let row = &mut groups[cells.group_of[*cell as usize] as usize];
+        row.faults += by_cell[*cell as usize];
         row.sum_ns = row.sum_ns.saturating_add(sums[i].unwrap_or(0));
         row.first_ns = row.first_ns.min(first[i].unwrap_or(i64::MAX));
         row.last_ns = row.last_ns.max(last[i].unwrap_or(i64::MIN));
     }
-    let df = group(lazy, &["group"], &[col("page").n_unique().alias("pages")])?;
-    for (id, pages) in u32s(&df, "group")?.into_iter().zip(counts(&df, "pages")?) {
-        rows[id as usize].pages = pages;
-    }
-    heaviest_stacks(&mut rows, cells, &by_cell);
+    let group_of = |i: usize| cells.group_of[cells.of_fault[i] as usize];
+    pages(rows, page_shift, group_of, |group, n| groups[group as usize].pages = n);
+    heaviest_stacks(&mut groups, cells, &by_cell);
     for (number, window) in windows.iter().enumerate() {
+        let of_window = |row: &mut GroupRow, n: u64, ns: i64| {
+            let (faults, sum) = &mut row.windows[number];
+            *faults += n;
+            *sum = sum.saturating_add(ns);
+        };
         let inside = lazy.clone().filter(
-            col("pid").eq(lit(window.pid)).and(col("ts").gt_eq(lit(window.start))).and(col("ts").lt(lit(window.end))),
+            col("pid").eq(lit(window.pid)).and(col("ts").gt_eq(lit(window.start))).and(col("last").lt(lit(window.end))),
         );
-        let df = group(&inside, &["group"], &[len().alias("faults"), col("dur").sum().alias("sum")])?;
-        let (ids, faults, sums) = (u32s(&df, "group")?, counts(&df, "faults")?, i64s(&df, "sum")?);
+        let df = group(&inside, &["group"], &[col("n").sum().alias("faults"), col("dur").sum().alias("sum")])?;
+        let (ids, faults, sums) = (u32s(&df, "group")?, i64s(&df, "faults")?, i64s(&df, "sum")?);
         for (i, id) in ids.iter().enumerate() {
-            rows[*id as usize].windows[number] = (faults[i], sums[i].unwrap_or(0));
+            of_window(&mut groups[*id as usize], faults[i].unwrap_or(0).unsigned_abs(), sums[i].unwrap_or(0));
+        }
+        // Runs that cross an end of the window.
+        let crosses = |f: &FaultRow| {
+            let last = f.ts_of(f.count.saturating_sub(1));
+            f.count > 1 && f.pid == window.pid && !(f.ts >= window.start && last < window.end)
+        };
+        for (i, f) in rows.iter().enumerate().filter(|(_, f)| crosses(f)) {
+            let (n, ns) = f.within(window.start, window.end);
+            if n > 0 {
+                of_window(&mut groups[group_of(i) as usize], n, ns);
+            }
         }
     }
-    rows.sort_by_key(|r| (std::cmp::Reverse((r.sum_ns, r.faults)), r.key));
-    Ok((rows, by_cell))
+    groups.sort_by_key(|r| (std::cmp::Reverse((r.sum_ns, r.faults)), r.key));
+    Ok((groups, by_cell))
 }
 
 fn empty_group(key: GroupKey, windows: usize) -> GroupRow {
@@ -313,6 +353,10 @@ mod tests {
             ts,
             dur,
             addr: page << 12 | 7,
+            count: 1,
+            stride: 0,
+            span: 0,
+            shape: NONE,
             pid,
             tid: pid,
             stack,
@@ -333,7 +377,7 @@ mod tests {
         ) {
             let rows: Vec<FaultRow> = rows.into_iter().map(|(p, k, s, pg, ts, d)| fault(p, k, s, pg, ts, d)).collect();
             let window = Window { pid: 1, start: 20, end: 60 };
-            let got = faults(&rows, &SymbolTable::default(), &[window], 12).unwrap();
+            let got = faults(&rows, &[], &SymbolTable::default(), &[window], 12).unwrap();
 
             let mut kinds: BTreeMap<(u32, TouchKind), Vec<&FaultRow>> = BTreeMap::new();
             for f in &rows {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use polars::prelude::{Column, DataFrame, Expr, IdxSize, LazyFrame, QuantileMethod, col, lit};
+use polars::prelude::{Column, DataFrame, Expr, IdxSize, LazyFrame, col};
 
 use super::Result;
 
@@ -29,16 +29,6 @@ pub(super) fn counts(df: &DataFrame, name: &str) -> Result<Vec<u64>> {
 
 pub(super) fn i64s(df: &DataFrame, name: &str) -> Result<Vec<Option<i64>>> {
     Ok(df.column(name)?.i64()?.iter().collect())
-}
-
-/// Quantiles come back as floating point numbers; of whole ns below 2^53 they are exact.
-pub(super) fn quantiles(df: &DataFrame, name: &str) -> Result<Vec<Option<i64>>> {
-    Ok(df.column(name)?.f64()?.iter().map(|v| v.map(|v| v as i64)).collect())
-}
-
-/// An element of the column, not an interpolation.
-pub(super) fn quantile(column: &str, q: f64, name: &str) -> Expr {
-    col(column).quantile(lit(q), QuantileMethod::Nearest).alias(name)
 }
 
 /// For every key the stack with the largest weight; of equals the smallest number.

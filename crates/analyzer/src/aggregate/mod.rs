@@ -4,6 +4,7 @@ mod calls;
 mod churn;
 mod faults;
 mod frame;
+mod weighted;
 
 pub(crate) use calls::{CallKey, CallRow, calls_by_phase};
 pub(crate) use churn::{RefaultRow, churn};

@@ -90,7 +90,9 @@ fn refaults(
                 release_stack,
                 touch_stack: f.stack,
                 page: f.addr >> page_shift,
-                gap_ns: f.ts - call.ts,
+                stride: f.stride,
+                count: f.count,
+                gap_ns: f.ts_of(f.count / 2) - call.ts,
                 dur: f.dur,
             })
         })

@@ -3,8 +3,13 @@
 //! The thread that ended the window (it wrote the response) is followed back to the moment at which it woke up. What
 //! it slept through was done by another thread: the one that was active for most of the sleep and up to its end (Go
 //! moves a goroutine between threads; a pool hands work over). If none was, the process waited for something outside.
+//!
+//! A sleep that is short beside the run before it is taken for a pause in the same work (a lock, a moment of garbage
+//! collection): the other thread gets the pause and not what it did before. Else a thread that is busy all the time, such
+//! as a collector's worker, would take the whole window from the one that it held up for a moment. If the other thread is
+//! the one that read the request, and it made no network call since, it is the other way round: it worked and handed over.
 
-use super::activity::Threads;
+use super::activity::{Interval, Threads};
 
 /// A stretch of the critical path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,33 +24,39 @@ pub(crate) struct Stretch {
 
 /// From a wake-up to running again takes up to this long.
 const WAKE_UP_NS: i64 = 200_000;
+/// A sleep is a pause in a run this many times as long.
+const RUN_PER_PAUSE: i64 = 10;
+/// A longer sleep is no pause.
+const PAUSE_NS: i64 = 1_000_000;
 /// Hand-overs followed; more are not a path that a person could follow either.
 const MAX_STRETCHES: usize = 100_000;
 /// Work spent on choosing threads.
 const MAX_CANDIDATES: usize = 50_000_000;
 
-/// The stretches from `start` to `end` in order of time, without gaps; empty only for an empty window.
-pub(crate) fn walk(threads: &Threads, start: i64, end: i64, end_tid: u32) -> Vec<Stretch> {
+/// The stretches of a window in order of time, without gaps; empty only for an empty window.
+pub(crate) fn walk(threads: &Threads, (start, end): (i64, i64), start_tid: Option<u32>, end_tid: u32) -> Vec<Stretch> {
     let mut out: Vec<Stretch> = Vec::new();
     let mut budget = MAX_CANDIDATES;
     let (mut t, mut tid) = (end, end_tid);
+    // Pauses that are being looked into: where each began, and whose it is.
+    let mut pauses: Vec<(i64, u32)> = Vec::new();
     while t > start {
-        let current = threads.get(&tid);
-        let active = current.and_then(|th| th.active_before(t));
-        let gap_start = match active {
-            Some(a) if a.end >= t => {
-                let from = a.start.max(start);
-                out.push(Stretch { start: from, end: t, tid, waiting: false });
-                t = from;
-                if t <= start {
-                    break;
-                }
-                current.and_then(|th| th.active_before(t)).map_or(start, |a| a.end)
-            }
-            Some(a) => a.end,
-            None => start,
+        while let Some((_, paused)) = pauses.pop_if(|p| t <= p.0) {
+            tid = paused;
         }
-        .max(start);
+        let floor = pauses.last().map_or(start, |p| p.0.max(start));
+        let current = threads.get(&tid);
+        let mut active = current.and_then(|th| th.active_before(t));
+        if let Some(a) = active.filter(|a| a.end >= t) {
+            let from = a.start.max(floor);
+            out.push(Stretch { start: from, end: t, tid, waiting: false });
+            t = from;
+            if t <= floor {
+                continue;
+            }
+            active = current.and_then(|th| th.active_before(t));
+        }
+        let gap_start = active.map_or(floor, |a| a.end).max(floor);
         if out.len() >= MAX_STRETCHES || budget < threads.len() {
             out.push(Stretch { start, end: t, tid, waiting: true });
             break;
@@ -56,6 +67,10 @@ pub(crate) fn walk(threads: &Threads, start: i64, end: i64, end_tid: u32) -> Vec
             Some(creator) => (creator, t),
             None => predecessor(threads, gap_start, t, tid).unwrap_or((tid, gap_start)),
         };
+        let worked = Some(next) == start_tid && stays_with(threads, next, start, gap_start);
+        if next != tid && !worked && active.is_some_and(|a| is_pause(a, gap_start, t)) {
+            pauses.push((gap_start, tid));
+        }
         if until < t {
             out.push(Stretch { start: until, end: t, tid, waiting: true });
         }
@@ -68,6 +83,19 @@ pub(crate) fn walk(threads: &Threads, start: i64, end: i64, end_tid: u32) -> Vec
     }
     out.reverse();
     merge(out)
+}
+
+/// True if the sleep from `a` to `b` is a pause in the run before it.
+fn is_pause(run: Interval, a: i64, b: i64) -> bool {
+    let pause = b - a;
+    run.end == a && pause <= PAUSE_NS && (a - run.start) / RUN_PER_PAUSE >= pause
+}
+
+/// True if the thread made no network call from `a` (exclusive) to `b`: it did not turn to somebody else.
+fn stays_with(threads: &Threads, tid: u32, a: i64, b: i64) -> bool {
+    let Some(thread) = threads.get(&tid) else { return false };
+    let next = thread.network.partition_point(|i| i.start <= a);
+    thread.network.get(next).is_none_or(|i| i.start >= b)
 }
 
 fn is_active(threads: &Threads, tid: u32, t: i64) -> bool {

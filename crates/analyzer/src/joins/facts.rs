@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mtrace_formats::capture::{Capture, Manifest, ProbeStatus, State, Target};
 use mtrace_formats::tables::{ProcessEvent, ProcessEventKind};
 
-use crate::load::{NONE, Tables};
+use crate::load::{FaultRow, NONE, Tables};
 use crate::model::{CaptureFacts, ProbeFact, ProcessFact, TouchKind, Trust};
 use crate::replay::Replay;
 
@@ -57,7 +57,7 @@ fn processes(m: &Manifest, tables: &Tables) -> Vec<ProcessFact> {
     let mut calls: BTreeMap<u32, u64> = BTreeMap::new();
     // Runs of rows of one thread are long: a look-up per run.
     for run in tables.faults.chunk_by(|a, b| (a.pid, a.tid) == (b.pid, b.tid)) {
-        *faults.entry(run[0].pid).or_insert(0) += run.len() as u64;
+        *faults.entry(run[0].pid).or_insert(0) += number(run);
         threads.entry(run[0].pid).or_default().insert(run[0].tid);
     }
     for c in &tables.calls {
@@ -108,6 +108,11 @@ pub(crate) fn table_measured(m: &Manifest, table: &str, rows: usize) -> bool {
     rows > 0 || ran
 }
 
+/// Faults in rows, those of runs counted one by one.
+fn number<'a>(rows: impl IntoIterator<Item = &'a FaultRow>) -> u64 {
+    rows.into_iter().map(|f| u64::from(f.count)).sum()
+}
+
 pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> Trust {
     let m = &capture.manifest;
     let mut damage = tables.damage.clone();
@@ -122,9 +127,9 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
             ));
         }
     }
-    let charged = tables.faults.iter().filter(|f| f.touch != TouchKind::Unknown && f.mapping != NONE).count();
-    let timed = tables.faults.iter().filter(|f| f.dur >= 0).count();
-    let all = tables.faults.len() as u64;
+    let charged = number(tables.faults.iter().filter(|f| f.touch != TouchKind::Unknown && f.mapping != NONE));
+    let timed = number(tables.faults.iter().filter(|f| f.dur >= 0));
+    let all = number(&tables.faults);
     let cost = |ns: Option<u64>| ns.unwrap_or(0);
     let not_checked = not_checked(m, tables, replay);
     Trust {
@@ -141,8 +146,8 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
             .map(|_| cost(m.cost.cpu_user_ns).saturating_add(cost(m.cost.cpu_system_ns))),
         recorder_rss_bytes: m.cost.rss_peak_bytes,
         frames_named: tables.symbols.named(),
-        faults_charged: (charged as u64, all),
-        faults_timed: (timed as u64, all),
+        faults_charged: (charged, all),
+        faults_timed: (timed, all),
         clock_error_ns: m.clocks.iter().map(|c| c.error_ns).max(),
     }
 }

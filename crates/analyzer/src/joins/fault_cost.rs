@@ -28,6 +28,13 @@ pub(crate) fn charge(split: &mut Split, cost: FaultCost) {
         .saturating_sub(cost.untraced_ns.max(cost.service_ns))
         .clamp(0, MAX_RECORDING_NS)
         .saturating_mul(faults_signed);
+    // Of those with a row of their own the difference comes on top.
+    let singles = i64::try_from(split.single_faults.min(faults)).unwrap_or(i64::MAX);
+    let single_adds = cost.single_adds_ns.map_or(0, |ns| {
+        let adds = cost.recorded_ns.saturating_sub(cost.untraced_ns).max(0);
+        ns.saturating_sub(adds).clamp(0, MAX_RECORDING_NS).saturating_mul(singles)
+    });
+    let recording = recording.saturating_add(single_adds);
     let all = around.saturating_add(recording);
     if faults == 0 || on_cpu <= 0 || all == 0 {
         return;
@@ -84,7 +91,8 @@ mod tests {
     use crate::model::{Ledger, LedgerWindow};
     use std::collections::BTreeMap;
 
-    const COST: FaultCost = FaultCost { untraced_ns: 2_000, recorded_ns: 3_000, service_ns: 1_200 };
+    const COST: FaultCost =
+        FaultCost { untraced_ns: 2_000, recorded_ns: 3_000, service_ns: 1_200, single_adds_ns: None };
 
     fn split(on_cpu: i64) -> Split {
         let row = |category, wall_ns, count| LedgerRow { category, wall_ns, count, top: None };
@@ -105,9 +113,11 @@ mod tests {
             begins_with: String::new(),
             ends_with: String::new(),
             assumptions: Vec::new(),
+            request: None,
         };
         let rows = vec![row(LedgerCategory::OnCpu, on_cpu, None), row(LedgerCategory::Faults, 120_000, Some(100))];
         Split {
+            single_faults: 100,
             ledger: Ledger { window, pid: 1, rows, critical_threads: Vec::new() },
             shares: vec![
                 share(LedgerCategory::Faults, 90_000, 75),
@@ -141,9 +151,18 @@ mod tests {
     }
 
     #[test]
+    fn faults_with_a_row_of_their_own_cost_the_recorder_more() {
+        let mut s = split(900_000);
+        s.single_faults = 10;
+        charge(&mut s, FaultCost { single_adds_ns: Some(1_500), ..COST });
+        // 100 faults at 1,000 ns, and 500 ns more for ten of them.
+        assert_eq!(s.ledger.wall_ns(LedgerCategory::Recorder), 105_000);
+    }
+
+    #[test]
     fn a_measurement_that_makes_no_sense_moves_nothing() {
         let mut s = split(90_000);
-        charge(&mut s, FaultCost { untraced_ns: 1_000, recorded_ns: 900, service_ns: 1_200 });
+        charge(&mut s, FaultCost { untraced_ns: 1_000, recorded_ns: 900, service_ns: 1_200, single_adds_ns: None });
         assert_eq!(walls(&s), [120_000, 0, 90_000]);
         assert!(s.ledger.window.assumptions.is_empty());
     }

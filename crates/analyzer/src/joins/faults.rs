@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::aggregate::{FaultAggregates, GroupRow, KindRow};
-use crate::load::FaultRow;
+use crate::load::{FaultRow, Shape};
 use crate::model::{FaultGroup, FaultKindTotals, FaultTables, LatencyHistogram, Ledger, TouchKind};
 use crate::symbols::SymbolTable;
 
@@ -14,11 +14,12 @@ const GROUPS_WITH_STACKS: usize = 200;
 pub(crate) fn tables(
     aggregates: &FaultAggregates,
     rows: &[FaultRow],
+    shapes: &[Shape],
     ledgers: &[(&Ledger, usize)],
     names: &[String],
     symbols: &SymbolTable,
 ) -> FaultTables {
-    let mut histograms = histograms(rows);
+    let mut histograms = histograms(rows, shapes);
     let mut counts = |k: &KindRow| histograms.remove(&(k.pid, k.kind)).unwrap_or_default();
     let kinds = aggregates.kinds.iter().map(|k| totals(k, counts(k))).collect();
     let groups = aggregates
@@ -47,16 +48,24 @@ fn totals(k: &KindRow, counts: Vec<u64>) -> FaultKindTotals {
     }
 }
 
-fn histograms(rows: &[FaultRow]) -> BTreeMap<(u32, TouchKind), Vec<u64>> {
+fn histograms(rows: &[FaultRow], shapes: &[Shape]) -> BTreeMap<(u32, TouchKind), Vec<u64>> {
     let mut out: BTreeMap<(u32, TouchKind), Vec<u64>> = BTreeMap::new();
     for run in rows.chunk_by(|a, b| (a.pid, a.touch) == (b.pid, b.touch)) {
         let counts = out.entry((run[0].pid, run[0].touch)).or_default();
-        for dur in run.iter().filter_map(FaultRow::measured) {
+        let mut add = |dur: i64, n: u64| {
             let bucket = dur.max(1).ilog2() as usize;
             if counts.len() <= bucket {
                 counts.resize(bucket + 1, 0);
             }
-            counts[bucket] += 1;
+            counts[bucket] += n;
+        };
+        for f in run {
+            match (f.measured(), shapes.get(f.shape as usize)) {
+                (None, _) => {}
+                // The buckets of a run are those of this histogram, but for the first and the last.
+                (Some(sum), Some(shape)) => shape.values(sum).for_each(|(dur, n)| add(dur, n)),
+                (Some(dur), None) => add(dur, 1),
+            }
         }
     }
     out

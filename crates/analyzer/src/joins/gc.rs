@@ -166,7 +166,7 @@ pub(crate) fn table(timings: &BTreeMap<u32, Timing>, s: &Sources<'_>) -> aggrega
         if let Some(p) = phases.get(&f.pid)
             && let Some(row) = rows.get_mut(&(f.pid, p.at(f.ts)))
         {
-            row.faults += 1;
+            row.faults += u64::from(f.count);
             row.fault_ns += f.wall_ns();
         }
     }

@@ -4,6 +4,7 @@ use mtrace_formats::capture::{Capture, CaptureWriter, Manifest};
 use mtrace_formats::tables::{
     Fault, FaultKind, FileRow, GcEvent, GcEventKind, IoCall, IoCallKind, Loss, LossReason, MapRow, MemoryCall,
     MemoryCallKind, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, Sample, SampleSource, SnapshotReason,
+    SocketFamily, SocketRole, SocketRow,
 };
 use proptest::prelude::*;
 
@@ -92,9 +93,10 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             pid,
             tid,
             call: pick(IoCallKind::ALL, k),
-            fd: errno,
+            // Few descriptors, so that connections come about.
+            fd: Some((n % 4) as i32),
             socket: Some(n % 2 == 0),
-            result,
+            result: result.map(|r| if k % 2 == 0 { r % 200 } else { r }),
             errno,
             first_byte: Some(n % 0x18),
         }),
@@ -120,6 +122,13 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             value: Some(a),
         }),
         8 => w.push(Loss { ts, dur, probe: "faults".to_owned(), reason: pick(LossReason::ALL, k), count: a }),
+        9 => w.push(SocketRow {
+            ts,
+            pid,
+            fd: errno.unwrap_or(3),
+            role: pick(SocketRole::ALL, k),
+            family: pick(SocketFamily::ALL, n),
+        }),
         _ => w.push(FileRow { file_id: n % 6, dev: a, inode: b % 3, path: None, build_id: None }),
     };
     written.unwrap();
@@ -129,7 +138,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn any_rows_are_joined_and_every_window_adds_up(
-        rows in proptest::collection::vec((0_usize..10, seed()), 0..300),
+        rows in proptest::collection::vec((0_usize..11, seed()), 0..300),
         start in proptest::option::of(time()),
         end in proptest::option::of(time()),
         page in proptest::option::of(number()),
@@ -144,15 +153,15 @@ proptest! {
         (m.window.start_ns, m.window.end_ns, m.host.page_size_bytes) = (start, end, page);
         w.roll(&mut m).unwrap();
         let j = analyze_tables(&Capture::open(&path).unwrap(), &JoinOptions::default());
-        for l in &j.ledgers {
+        for l in &j.facts.ledgers {
             prop_assert_eq!(l.rows.iter().map(|r| r.wall_ns).sum::<i64>(), l.total_ns());
             for r in &l.rows {
                 prop_assert_eq!(j.shares_of(l, r.category).map(|s| s.wall_ns).sum::<i64>(), r.wall_ns);
             }
         }
         let faults = rows.iter().filter(|(table, _)| *table == 1).count() as u64;
-        prop_assert_eq!(j.faults.groups.iter().map(|g| g.faults).sum::<u64>(), faults);
-        prop_assert_eq!(j.faults.kinds.iter().map(|g| g.faults).sum::<u64>(), faults);
-        prop_assert!(j.timeline.series.iter().all(|s| s.points.len() <= 400));
+        prop_assert_eq!(j.facts.faults.groups.iter().map(|g| g.faults).sum::<u64>(), faults);
+        prop_assert_eq!(j.facts.faults.kinds.iter().map(|g| g.faults).sum::<u64>(), faults);
+        prop_assert!(j.facts.timeline.series.iter().all(|s| s.points.len() <= 400));
     }
 }

@@ -10,10 +10,10 @@ use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, MemoryCallKind};
 use super::activity::{Interval, Thread, Threads, carve};
 use super::critical_path::{Stretch, walk};
 use super::wait::Waits;
-use super::windows::Placed;
 use crate::context::LedgerShare;
 use crate::load::{FaultRow, NONE};
 use crate::model::{Ledger, LedgerCategory, LedgerRow, TouchKind};
+use crate::requests::Placed;
 use crate::symbols::SymbolTable;
 
 /// What a ledger is made from.
@@ -21,8 +21,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) faults: &'a [FaultRow],
     pub(crate) calls: &'a [MemoryCall],
     pub(crate) io: &'a [IoCall],
-    /// Calls of the process on sockets, in order of time, with their numbers in `io`.
-    pub(crate) network: &'a [(u32, &'a IoCall)],
+    /// What the process's sockets say about its waiting.
+    pub(crate) waits: &'a Waits,
     /// Times at which the world was stopped, sorted, without overlaps.
     pub(crate) stw: &'a [Interval],
     pub(crate) symbols: &'a SymbolTable,
@@ -36,6 +36,8 @@ pub(crate) struct Sources<'a> {
 pub(crate) struct Split {
     pub(crate) ledger: Ledger,
     pub(crate) shares: Vec<LedgerShare>,
+    /// Faults with a row of their own, where others were added up in runs.
+    pub(crate) single_faults: u64,
     /// Wall time of refaults by the functions of releaser and toucher.
     pub(crate) refaults: BTreeMap<(u32, u32), i64>,
 }
@@ -44,7 +46,7 @@ pub(crate) struct Split {
 pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -> Split {
     let mut window = placed.window.clone();
     let stretches = if sources.off_cpu {
-        walk(threads, window.start_ns, window.end_ns, placed.end_tid)
+        walk(threads, (window.start_ns, window.end_ns), placed.start_tid, placed.end_tid)
     } else {
         window.assumptions.push(
             "the times off the CPU were not recorded: the whole window is charged to one thread, and its rest, on the CPU or waiting, is unexplained"
@@ -52,7 +54,6 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         );
         vec![Stretch { start: window.start_ns, end: window.end_ns, tid: placed.end_tid, waiting: false }]
     };
-    let waits = Waits::new(sources.network);
     let mut sums = Sums { sources, pieces: Vec::new() };
     let nothing = Thread::default();
     let mut rest = Vec::new();
@@ -61,7 +62,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         carve(&[(s.start, s.end)], sources.stw, &mut rest, |row, ns| sums.add(LedgerCategory::GcStw, row, ns));
         let thread = threads.get(&s.tid).unwrap_or(&nothing);
         if s.waiting {
-            let (category, ended_by) = waits.reason(s);
+            let (category, ended_by) = sources.waits.reason(s);
             let row = match category {
                 LedgerCategory::Unexplained => ASLEEP,
                 _ => ended_by.unwrap_or(NONE),
@@ -75,10 +76,14 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
     let critical_threads = critical_threads(&stretches);
     Split {
         shares: sums.shares(placed),
+        single_faults: sums.single_faults(),
         refaults: sums.refaults(),
         ledger: Ledger { window, pid: placed.pid, rows: sums.rows(), critical_threads },
     }
 }
+
+/// What a ledger says of time in which no thread was active and no call on a socket tells why.
+pub(crate) const ALL_SLEPT: &str = "all threads slept: a timer, a lock or another process";
 
 /// Who is named as the largest contributor of a category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,7 +190,7 @@ impl Sums<'_> {
         for of in self.pieces.chunk_by(|a, b| a.category == b.category) {
             let category = of[0].category;
             let count = if is_countable(category) {
-                Some(of.iter().filter(|p| p.row != NONE).count() as u64)
+                Some(of.iter().filter(|p| p.row != NONE).map(|p| self.events(p)).sum())
             } else if category == LedgerCategory::WaitingForCpu {
                 Some(of.iter().map(|p| p.parts).sum())
             } else {
@@ -211,6 +216,16 @@ impl Sums<'_> {
         let mut rows: Vec<LedgerRow> = rows.into_values().collect();
         rows.sort_by_key(|r| (std::cmp::Reverse(r.wall_ns), r.category));
         rows
+    }
+
+    /// Events behind a piece: of a run of faults as many as its part of the run's time.
+    fn events(&self, p: &Piece) -> u64 {
+        let run =
+            self.sources.faults.get(p.row as usize).filter(|f| p.category == LedgerCategory::Faults && f.count > 1);
+        run.map_or(1, |f| {
+            let part = p.ns as f64 / f.wall_ns().max(1) as f64;
+            ((f64::from(f.count) * part).round() as u64).clamp(1, u64::from(f.count))
+        })
     }
 
     /// Visits runs of neighbours with the same key: thousands of faults share a stack.
@@ -264,8 +279,13 @@ impl Sums<'_> {
             Contributor::Blocked => {
                 Some("uninterruptible sleep outside of the recorded calls: disk or a kernel lock".to_owned())
             }
-            Contributor::Asleep => Some("all threads slept: a timer, a lock or another process".to_owned()),
+            Contributor::Asleep => Some(ALL_SLEPT.to_owned()),
         }
+    }
+
+    fn single_faults(&self) -> u64 {
+        let of_faults = self.pieces.iter().filter(|p| p.category == LedgerCategory::Faults);
+        of_faults.filter(|p| self.sources.faults.get(p.row as usize).is_some_and(|f| f.count == 1)).count() as u64
     }
 
     fn refaults(&self) -> BTreeMap<(u32, u32), i64> {
@@ -301,7 +321,7 @@ impl Sums<'_> {
             let ns = run.iter().map(|p| p.ns).sum();
             sum.0.add(ns, s.symbols.location_id(who));
             sum.1.add(ns, s.symbols.location_id(mapper));
-            sum.2 += run.len() as u64;
+            sum.2 += run.iter().map(|p| self.events(p)).sum::<u64>();
         });
         let location = |lines: &Lines| s.symbols.location(lines.location()).cloned();
         sums.into_iter()

@@ -11,6 +11,7 @@ fn window(start_ns: i64, end_ns: i64, end_tid: u32) -> Placed {
     Placed {
         pid: PID,
         end_tid,
+        start_tid: None,
         window: LedgerWindow {
             name: "w".to_owned(),
             start_ns,
@@ -18,6 +19,7 @@ fn window(start_ns: i64, end_ns: i64, end_tid: u32) -> Placed {
             begins_with: String::new(),
             ends_with: String::new(),
             assumptions: Vec::new(),
+            request: None,
         },
     }
 }
@@ -27,6 +29,10 @@ fn fault(tid: u32, ts: i64, dur: i64) -> FaultRow {
         ts,
         dur,
         addr: 0,
+        count: 1,
+        stride: 0,
+        span: 0,
+        shape: NONE,
         pid: PID,
         tid,
         stack: NONE,
@@ -85,12 +91,13 @@ impl World {
             events: self.events.iter().collect(),
         };
         let network: Vec<(u32, &IoCall)> = self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect();
+        let waits = Waits::new(&network, &[]);
         let symbols = SymbolTable::default();
         let sources = Sources {
             faults: &self.faults,
             calls: &[],
             io: &self.io,
-            network: &network,
+            waits: &waits,
             stw: &self.stw,
             symbols: &symbols,
             releasers: &[],
@@ -148,6 +155,51 @@ fn the_work_of_the_thread_that_handed_over_is_found() {
     assert_eq!(l.wall_ns(LedgerCategory::Faults), 3_000_000);
     assert_eq!(l.wall_ns(LedgerCategory::Network), 500_000);
     assert_eq!(sums(&l), 7_000_000 - 200);
+}
+
+#[test]
+fn a_busy_bystander_gets_the_pause_and_not_the_work_before_it() {
+    // 2 (a collector's worker) runs all the time; 1 works, pauses for a moment, and writes.
+    let mut w = World {
+        faults: vec![fault(1, 1_000_000, 3_000_000)],
+        off_cpu: vec![off(1, 8_000_000, 100_000, OffCpuState::Sleeping)],
+        io: vec![
+            io(1, 0, 100, IoCallKind::Read, 7, Some(90)),
+            io(1, 8_500_000, 500_000, IoCallKind::Write, 7, Some(9)),
+            io(2, 0, 100, IoCallKind::Read, 9, None),
+            io(2, 9_900_000, 100, IoCallKind::Read, 9, None),
+        ],
+        ..World::default()
+    };
+    let l = w.ledger(&window(100, 9_000_000, 1), true);
+    assert_eq!(l.critical_threads, [(1, 100, 8_000_000), (2, 8_000_000, 8_100_000), (1, 8_100_000, 9_000_000)]);
+    assert_eq!(l.wall_ns(LedgerCategory::Faults), 3_000_000);
+    assert_eq!(sums(&l), 9_000_000 - 100);
+}
+
+#[test]
+fn of_two_busy_threads_the_one_that_read_the_request_did_the_work() {
+    // As above, but 1 had run the collector, and 2, which read the request and touched, handed over in the pause.
+    let mut w = World {
+        faults: vec![fault(2, 1_000_000, 3_000_000)],
+        off_cpu: vec![
+            off(1, 8_000_000, 100_000, OffCpuState::Sleeping),
+            off(2, 8_090_000, 900_000, OffCpuState::Sleeping),
+        ],
+        io: vec![
+            io(1, 0, 50, IoCallKind::Read, 9, None),
+            io(1, 8_500_000, 500_000, IoCallKind::Write, 7, Some(9)),
+            io(2, 0, 100, IoCallKind::Read, 7, Some(90)),
+        ],
+        ..World::default()
+    };
+    let placed = |start_tid| Placed { start_tid, ..window(100, 9_000_000, 1) };
+    let faults = |w: &mut World, start_tid| w.ledger(&placed(start_tid), true).wall_ns(LedgerCategory::Faults);
+    assert_eq!(faults(&mut w, Some(2)), 3_000_000);
+    assert_eq!(faults(&mut w, Some(1)), 0);
+    // A loop that reads for everybody handed over long ago.
+    w.io.push(io(2, 500_000, 100, IoCallKind::Read, 8, Some(90)));
+    assert_eq!(faults(&mut w, Some(2)), 0);
 }
 
 #[test]

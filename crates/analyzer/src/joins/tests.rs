@@ -4,7 +4,8 @@ use mtrace_formats::capture::{Account, CaptureWriter, Manifest, ProbeReport, Tar
 use mtrace_formats::tables::{GcEventKind, IoCallKind, OffCpuState, ProcessEventKind, SnapshotReason};
 
 use super::*;
-use crate::model::TouchKind;
+use crate::model::{LedgerCategory, TouchKind};
+use crate::requests::{COLD_START, FIRST_REQUEST, WHOLE_CAPTURE};
 use crate::test_rows::{PAGE, dontneed, event, fault, gc, io, map, mmap, off_cpu, stack};
 
 const HEAP: u64 = 0xc0_0000_0000;
@@ -104,22 +105,22 @@ fn joined(dir: &Dir) -> Joined {
 #[test]
 fn the_first_request_is_charged_to_the_code_that_touched() {
     let j = joined(&service());
-    let names: Vec<_> = j.ledgers.iter().map(|l| (l.pid, l.window.name.as_str(), l.total_ns() / MS)).collect();
+    let names: Vec<_> = j.facts.ledgers.iter().map(|l| (l.pid, l.window.name.as_str(), l.total_ns() / MS)).collect();
     assert_eq!(names, [(10, FIRST_REQUEST, 50), (10, COLD_START, 150)]);
-    for l in &j.ledgers {
+    for l in &j.facts.ledgers {
         assert_eq!(l.rows.iter().map(|r| r.wall_ns).sum::<i64>(), l.total_ns());
     }
-    let request = &j.ledgers[0];
+    let request = &j.facts.ledgers[0];
     let faults = request.rows.iter().find(|r| r.category == LedgerCategory::Faults).unwrap();
     assert_eq!(faults.top.as_deref(), Some("cache.(*Store).Fill (store.go:81)"));
     // 2 ms of the faults fell into the stop of the world.
     assert_eq!(request.wall_ns(LedgerCategory::GcStw), 2 * MS);
     assert!(faults.wall_ns < MS && faults.wall_ns > 900_000, "{faults:?}");
-    assert_eq!(j.ledgers[1].wall_ns(LedgerCategory::WaitingForClient), 40 * MS);
+    assert_eq!(j.facts.ledgers[1].wall_ns(LedgerCategory::WaitingForClient), 40 * MS);
     let shares: i64 = j.shares_of(request, LedgerCategory::Faults).map(|s| s.wall_ns).sum();
     assert_eq!(shares, faults.wall_ns);
 
-    let g = j.faults.groups.iter().find(|g| g.kind == TouchKind::AnonFirstTouch && g.faults == 900).unwrap();
+    let g = j.facts.faults.groups.iter().find(|g| g.kind == TouchKind::AnonFirstTouch && g.faults == 900).unwrap();
     assert_eq!(g.toucher.as_ref().unwrap().function, "cache.(*Store).Fill");
     assert_eq!(g.mapper.as_ref().unwrap().function, "cache.New");
     assert_eq!((g.pages, g.in_windows[0].1), (900, 900));
@@ -129,8 +130,8 @@ fn the_first_request_is_charged_to_the_code_that_touched() {
 #[test]
 fn churn_names_releaser_and_toucher() {
     let j = joined(&service());
-    assert_eq!(j.churn.groups.len(), 1);
-    let c = &j.churn.groups[0];
+    assert_eq!(j.facts.churn.groups.len(), 1);
+    let c = &j.facts.churn.groups[0];
     assert_eq!(c.releaser.as_ref().unwrap().function, "runtime.bgscavenge");
     assert_eq!(c.toucher.as_ref().unwrap().function, "cache.(*Store).Fill");
     assert_eq!((c.calls, c.released_pages, c.refaults, c.refault_ns), (1, 100, 100, 100_000));
@@ -142,21 +143,21 @@ fn churn_names_releaser_and_toucher() {
 #[test]
 fn gc_flame_graphs_timeline_and_trust_are_filled() {
     let j = joined(&service());
-    assert!(j.gc.measured);
-    assert_eq!((j.gc.cycles.len(), j.gc.stw_total_ns), (1, 2 * MS));
-    let during = j.gc.phases.iter().find(|p| p.phase == crate::model::GcPhase::During).unwrap();
+    assert!(j.facts.gc.measured);
+    assert_eq!((j.facts.gc.cycles.len(), j.facts.gc.stw_total_ns), (1, 2 * MS));
+    let during = j.facts.gc.phases.iter().find(|p| p.phase == crate::model::GcPhase::During).unwrap();
     assert_eq!(during.wall_ns, 9 * MS);
     assert!(during.faults > 200);
-    let toucher = &j.flame_graphs[0];
+    let toucher = &j.facts.flame_graphs[0];
     assert_eq!(toucher.total, 1100);
     assert!(toucher.folded.contains(&("service;main.serve;cache.(*Store).Fill;runtime.memclr".to_owned(), 1000)));
-    assert_eq!(j.flame_graphs[2].total, 1000 * PAGE);
-    let series: Vec<_> = j.timeline.series.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(j.facts.flame_graphs[2].total, 1000 * PAGE);
+    let series: Vec<_> = j.facts.timeline.series.iter().map(|s| s.name.as_str()).collect();
     assert!(series.contains(&"faults") && series.contains(&"mapped, usable"), "{series:?}");
-    assert!(j.timeline.series.iter().all(|s| s.points.len() <= 400));
-    assert_eq!(j.trust.faults_charged, (1100, 1100));
-    assert_eq!(j.address_spaces[0].owners[0].owner.as_ref().unwrap().function, "cache.New");
-    assert!(j.trust.damage.is_empty(), "{:?}", j.trust.damage);
+    assert!(j.facts.timeline.series.iter().all(|s| s.points.len() <= 400));
+    assert_eq!(j.facts.trust.faults_charged, (1100, 1100));
+    assert_eq!(j.facts.address_spaces[0].owners[0].owner.as_ref().unwrap().function, "cache.New");
+    assert!(j.facts.trust.damage.is_empty(), "{:?}", j.facts.trust.damage);
 }
 
 #[test]
@@ -167,11 +168,11 @@ fn a_damaged_segment_costs_its_rows_and_is_named() {
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     std::fs::remove_dir_all(dir.0.path().join("s.mtrace/symbols")).unwrap();
     let j = joined(&dir);
-    assert!(j.faults.groups.is_empty());
-    assert_eq!(j.ledgers.len(), 2);
-    let named = |what: &str| j.trust.damage.iter().any(|d| d.contains(what));
-    assert!(named("faults/000001.parquet") && named("symbols/"), "{:?}", j.trust.damage);
-    assert_eq!(j.ledgers[0].rows.iter().map(|r| r.wall_ns).sum::<i64>(), j.ledgers[0].total_ns());
+    assert!(j.facts.faults.groups.is_empty());
+    assert_eq!(j.facts.ledgers.len(), 2);
+    let named = |what: &str| j.facts.trust.damage.iter().any(|d| d.contains(what));
+    assert!(named("faults/000001.parquet") && named("symbols/"), "{:?}", j.facts.trust.damage);
+    assert_eq!(j.facts.ledgers[0].rows.iter().map(|r| r.wall_ns).sum::<i64>(), j.facts.ledgers[0].total_ns());
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn a_process_that_never_answers_is_looked_at_as_a_whole() {
     settle_accounts(&w, &mut m);
     w.roll(&mut m).unwrap();
     let j = joined(&dir);
-    let l = &j.ledgers[0];
+    let l = &j.facts.ledgers[0];
     assert_eq!((l.window.name.as_str(), l.window.start_ns, l.window.end_ns), (WHOLE_CAPTURE, 10 * MS, 500 * MS));
     assert_eq!(l.rows.iter().map(|r| r.wall_ns).sum::<i64>(), l.total_ns());
 }
@@ -196,5 +197,9 @@ fn an_empty_capture_joins_to_nothing() {
     let mut w = CaptureWriter::create(&dir.0.path().join("s.mtrace")).unwrap();
     w.roll(&mut Manifest::default()).unwrap();
     let j = joined(&dir);
-    assert!(j.ledgers.is_empty() && j.faults.groups.is_empty() && j.flame_graphs.iter().all(|f| f.total == 0));
+    assert!(
+        j.facts.ledgers.is_empty()
+            && j.facts.faults.groups.is_empty()
+            && j.facts.flame_graphs.iter().all(|f| f.total == 0)
+    );
 }

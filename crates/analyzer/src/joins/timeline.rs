@@ -32,8 +32,8 @@ pub(crate) fn timeline(s: &Sources<'_>) -> Timeline {
     series.extend(rss(s));
     series.extend(mapped(s));
     let of_main = |pid: u32| s.main_pid.is_none_or(|main| main == pid);
-    series.extend(rate("faults", s.span, s.faults.iter().filter(|f| of_main(f.pid)).map(|f| f.ts)));
-    series.extend(rate("memory calls", s.span, s.calls.iter().filter(|c| of_main(c.pid)).map(|c| c.ts)));
+    series.extend(rate("faults", s.span, s.faults.iter().filter(|f| of_main(f.pid)).flat_map(parts)));
+    series.extend(rate("memory calls", s.span, s.calls.iter().filter(|c| of_main(c.pid)).map(|c| (c.ts, 1))));
     series.extend(pressure(s));
     Timeline { start_ns: s.span.0, end_ns: s.span.1, series, bands: bands(s) }
 }
@@ -75,14 +75,25 @@ fn mapped(s: &Sources<'_>) -> Vec<Series> {
     out
 }
 
+/// A run's faults at a few moments of it: it is short against what a picture can show, but not always against a bin.
+fn parts(f: &FaultRow) -> impl Iterator<Item = (i64, u64)> + use<> {
+    const PARTS: u32 = 8;
+    let f = *f;
+    let parts = f.count.clamp(1, PARTS);
+    (0..parts).map(move |i| {
+        let (from, to) = (f.count * i / parts, f.count * (i + 1) / parts);
+        (f.ts_of(from), u64::from(to - from))
+    })
+}
+
 /// Events per second: the envelope of counts in short intervals, so that a burst shows at its height.
-fn rate(name: &str, (start, end): (i64, i64), times: impl Iterator<Item = i64>) -> Option<Series> {
+fn rate(name: &str, (start, end): (i64, i64), times: impl Iterator<Item = (i64, u64)>) -> Option<Series> {
     /// Short intervals in one point.
     const FINE: usize = 10;
     let fine = EnvelopeBuilder::new(start, end, POINTS * FINE);
     let mut counts = vec![0_u64; POINTS * FINE];
-    for ts in times {
-        counts[fine.index(ts)] += 1;
+    for (ts, n) in times {
+        counts[fine.index(ts)] += n;
     }
     if counts.iter().all(|n| *n == 0) {
         return None;
@@ -168,7 +179,7 @@ mod tests {
     #[test]
     fn a_burst_shows_at_its_height() {
         // 4,000 intervals of 1 ms: 100 events in one of them.
-        let times = std::iter::repeat_n(2_000_500_000, 100).chain([10, 3_999_999_999]);
+        let times = std::iter::repeat_n((2_000_500_000, 1), 100).chain([(10, 1), (3_999_999_999, 1)]);
         let s = rate("faults", (0, 4_000_000_000), times).unwrap();
         let peak = s.points.iter().map(|p| p.max).fold(0.0, f64::max);
         assert_eq!(s.points.len(), POINTS);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mtrace_formats::tables::{IoCall, IoCallKind};
+use mtrace_formats::tables::{IoCall, IoCallKind, SocketRole, SocketRow};
 
 use super::critical_path::Stretch;
 use crate::model::LedgerCategory;
@@ -35,10 +35,13 @@ pub(crate) struct Waits {
 }
 
 impl Waits {
-    /// `network`: sorted by entry.
-    pub(crate) fn new(network: &[(u32, &IoCall)]) -> Self {
-        // By descriptor: somebody waits until it can be read, until it can be written.
-        let mut awaited: HashMap<i32, (bool, bool)> = HashMap::new();
+    /// `network`: sorted by entry; `sockets`: what was open when the recording began.
+    pub(crate) fn new(network: &[(u32, &IoCall)], sockets: &[&SocketRow]) -> Self {
+        // By descriptor: somebody waits until it can be read, until it can be written. On connections that are older
+        // than the recording "not yet" was said before it.
+        let is_connection = |s: &&&SocketRow| matches!(s.role, SocketRole::Accepted | SocketRole::Connected);
+        let mut awaited: HashMap<i32, (bool, bool)> =
+            sockets.iter().filter(is_connection).map(|s| (s.fd, (true, false))).collect();
         let mut calls = Vec::with_capacity(network.len());
         for (row, c) in network {
             let not_yet = matches!(c.errno, Some(EAGAIN | EINPROGRESS));
@@ -104,6 +107,8 @@ fn category(c: &Call, wait: &Stretch) -> Option<LedgerCategory> {
 
 #[cfg(test)]
 mod tests {
+    use mtrace_formats::tables::SocketFamily;
+
     use super::*;
     use crate::test_rows::io;
 
@@ -112,7 +117,7 @@ mod tests {
     fn reason(calls: &[IoCall], from: i64, to: i64) -> (LedgerCategory, Option<u32>) {
         let numbered: Vec<(u32, &IoCall)> = calls.iter().enumerate().map(|(i, c)| (i as u32, c)).collect();
         let wait = Stretch { start: from * MS, end: to * MS, tid: 10, waiting: true };
-        Waits::new(&numbered).reason(&wait)
+        Waits::new(&numbered, &[]).reason(&wait)
     }
 
     #[test]
@@ -126,6 +131,16 @@ mod tests {
             io(60 * MS, 1000, 10, Write, 7, Some(90), 0x48),
         ];
         assert_eq!(reason(&calls, 4, 59), (LedgerCategory::Unexplained, None));
+    }
+
+    #[test]
+    fn a_connection_from_before_the_recording_is_being_read() {
+        let call = io(90 * MS, 1000, 10, IoCallKind::Read, 9, Some(30), 0);
+        let wait = Stretch { start: MS, end: 89 * MS, tid: 10, waiting: true };
+        let socket = |role| SocketRow { ts: 0, pid: 10, fd: 9, role, family: SocketFamily::Inet };
+        let reason = |role| Waits::new(&[(0, &call)], &[&socket(role)]).reason(&wait).0;
+        assert_eq!(reason(SocketRole::Connected), LedgerCategory::Network);
+        assert_eq!(reason(SocketRole::Other), LedgerCategory::Unexplained);
     }
 
     #[test]

@@ -27,11 +27,12 @@ pub enum TouchKind {
 pub struct LatencyHistogram {
     /// `counts[i]`: service time in `[2^i, 2^(i+1))` ns; `counts[0]` also holds 0.
     pub counts: Vec<u64>,
-    /// Median, ns (exact, not from the buckets).
+    /// Median, ns. Exact for faults with a row of their own; of runs from their histograms, whose buckets double, scaled
+    /// to their exact sums.
     pub p50_ns: Option<i64>,
-    /// 99th percentile, ns.
+    /// 99th percentile, ns; likewise.
     pub p99_ns: Option<i64>,
-    /// Longest, ns.
+    /// Longest, ns; exact.
     pub max_ns: Option<i64>,
     /// Sum, ns.
     pub sum_ns: i64,

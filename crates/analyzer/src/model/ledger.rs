@@ -31,7 +31,7 @@ pub enum LedgerCategory {
 /// One stretch of the incident.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LedgerWindow {
-    /// "cold start", "first request", "whole capture".
+    /// "slowest request", "unanswered request", "first request", "cold start", "whole capture".
     pub name: String,
     /// Begin.
     pub start_ns: i64,
@@ -43,6 +43,27 @@ pub struct LedgerWindow {
     pub ends_with: String,
     /// What is assumed by placing it so; empty if nothing is.
     pub assumptions: Vec<String>,
+    /// The request that it is about; null if it is not about one.
+    pub request: Option<WindowRequest>,
+}
+
+/// What it takes to find a request in the service's own logs, and to see what is usual.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WindowRequest {
+    /// Which one, in order of their begin, from 1.
+    pub number: u64,
+    /// Requests of the process that were seen.
+    pub of: u64,
+    /// Wall-clock time of its begin, ns since 1970; null if no clock pair was recorded.
+    pub start_realtime_ns: Option<i64>,
+    /// Requests of the process that were answered: what the durations below are of.
+    pub answered: u64,
+    /// Median duration.
+    pub p50_ns: Option<i64>,
+    /// 99 % were not longer.
+    pub p99_ns: Option<i64>,
+    /// The longest.
+    pub max_ns: Option<i64>,
 }
 
 /// One line of a ledger.

@@ -8,6 +8,7 @@ mod finding;
 mod gc;
 mod ledger;
 mod overview;
+mod requests;
 mod timeline;
 
 pub use address_space::{AddressSpace, GapClass, GapHistogram, GapPoint, GrowthByOwner};
@@ -19,8 +20,9 @@ pub use finding::{
     VerdictKind,
 };
 pub use gc::{GcCycle, GcPhase, GcPhaseRow, GcTable, StackBytes};
-pub use ledger::{Ledger, LedgerCategory, LedgerRow, LedgerWindow};
+pub use ledger::{Ledger, LedgerCategory, LedgerRow, LedgerWindow, WindowRequest};
 pub use overview::{
-    Analysis, CaptureFacts, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate, Trust,
+    Analysis, CaptureFacts, Facts, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate, Trust,
 };
+pub use requests::{RequestTable, SlowRequest};
 pub use timeline::{Band, Envelope, Series, Timeline};

@@ -5,6 +5,7 @@ use super::faults::{Churn, EnomemGroup, FaultTables};
 use super::finding::{Finding, RuledOut, Verdict};
 use super::gc::GcTable;
 use super::ledger::Ledger;
+use super::requests::RequestTable;
 use super::timeline::Timeline;
 
 /// Version of report.json; raised when a reader of an older one would be misled.
@@ -17,16 +18,26 @@ pub struct Analysis {
     pub report_version: u32,
     /// Version of mtrace that analysed.
     pub mtrace_version: String,
-    /// What was recorded.
-    pub capture: CaptureFacts,
     /// The answer.
     pub verdict: Verdict,
     /// Causes that the capture supports, most important first.
     pub findings: Vec<Finding>,
     /// Causes that were looked for.
     pub ruled_out: Vec<RuledOut>,
+    /// What the answer rests on; in JSON beside the above.
+    #[serde(flatten)]
+    pub facts: Facts,
+}
+
+/// What the joins made of a capture: rules judge it, the report shows it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Facts {
+    /// What was recorded.
+    pub capture: CaptureFacts,
     /// Wall time, one ledger per window, the most important window first.
     pub ledgers: Vec<Ledger>,
+    /// Requests of the processes that have ledgers.
+    pub requests: Vec<RequestTable>,
     /// What happened when.
     pub timeline: Timeline,
     /// Faults.
@@ -37,7 +48,7 @@ pub struct Analysis {
     pub failed_calls: Vec<EnomemGroup>,
     /// GC.
     pub gc: GcTable,
-    /// Address spaces, one per process.
+    /// Address spaces, one per process, the main one first.
     pub address_spaces: Vec<AddressSpace>,
     /// Flame graphs.
     pub flame_graphs: Vec<FlameGraph>,

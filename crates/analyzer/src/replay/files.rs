@@ -30,9 +30,7 @@ impl FileTable {
     pub(crate) fn new(files: &[FileRow]) -> Self {
         let mut t = Self { names: fixed::NAMES.iter().map(|s| (*s).to_owned()).collect(), ..Self::default() };
         for f in files {
-            let id = t.resolve(stat_device(f.dev), f.inode, f.path.as_deref());
-            // Captures exist in which both tables have the form of stat(2).
-            t.by_inode.entry((f.dev, f.inode)).or_insert(id);
+            let id = t.resolve(f.dev, f.inode, f.path.as_deref());
             t.by_file_id.insert(f.file_id, id);
         }
         t
@@ -112,12 +110,6 @@ impl FileTable {
     }
 }
 
-/// `files.dev` is the kernel's own form (major << 20 | minor); `maps.dev` is that of stat(2).
-fn stat_device(kernel: u64) -> u64 {
-    let (major, minor) = (kernel >> 20, kernel & 0xf_ffff);
-    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12 | (major & !0xfff) << 32
-}
-
 #[cfg(test)]
 mod tests {
     use mtrace_formats::tables::SnapshotReason;
@@ -146,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_call_and_a_snapshot_mean_the_same_file() {
-        let mut t = FileTable::new(&[file(1, 8 << 20 | 1, 77, "/lib/libc.so.6"), file(2, 0x99, 78, "/over/lay")]);
+        let mut t = FileTable::new(&[file(1, 0x801, 77, "/lib/libc.so.6"), file(2, 0x99, 78, "/over/lay")]);
         assert_eq!(t.of_map(&map("/lib/libc.so.6", 0x801, 77, "r-xp")), t.of_call(Some(1)));
         assert_eq!(t.of_map(&map("/over/lay (deleted)", 0x2b, 78, "r--p")), t.of_call(Some(2)));
         assert_ne!(t.of_map(&map("/other", 0x801, 79, "r--p")), t.of_call(Some(1)));

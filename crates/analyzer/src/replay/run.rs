@@ -1,19 +1,19 @@
 //! The replay's loop: all events of all processes in order of time.
 
+mod faults;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKind, error_code};
+use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKind};
 
 use super::base::{self, SnapshotRef};
 use super::certificate::{self, Snapshot};
 use super::files::FileTable;
-use super::gaps::{MAX_STACK, USER_END};
 use super::mm::Mm;
-use super::pages::Before;
-use super::vma::{AddressMap, Backing, Perms, unowned};
-use super::{CallEffect, FailedCall, ProcessReplay, Release, Replay, charge};
+use super::vma::{AddressMap, Perms, unowned};
+use super::{CallEffect, FailedCall, ProcessReplay, Release, Replay};
 use crate::envelope::EnvelopeBuilder;
-use crate::load::{FaultRow, NONE, Tables};
+use crate::load::{FaultRow, Shape, Tables};
 use crate::model::GapPoint;
 
 /// Points of the gap series.
@@ -46,7 +46,8 @@ struct Process {
 }
 
 pub(super) struct Driver<'a> {
-    faults: &'a mut [FaultRow],
+    faults: &'a mut Vec<FaultRow>,
+    shapes: &'a mut Vec<Shape>,
     calls: &'a [MemoryCall],
     process_events: &'a [mtrace_formats::tables::ProcessEvent],
     maps: &'a [MapRow],
@@ -85,6 +86,7 @@ impl<'a> Driver<'a> {
         Self {
             files: FileTable::new(&tables.files),
             faults: &mut tables.faults,
+            shapes: &mut tables.shapes,
             calls: &tables.calls,
             process_events: &tables.process_events,
             maps: &tables.maps,
@@ -294,63 +296,6 @@ impl<'a> Driver<'a> {
         self.observe(c.pid, ts);
     }
 
-    fn fault(&mut self, i: usize) {
-        let f = self.faults[i];
-        let at = self.ensure(f.pid);
-        let Some(mm) = self.mms.get_mut(at).and_then(Option::as_mut) else { return };
-        if mm.map.find(f.addr).is_none() {
-            grow_stack(mm, f.addr);
-        }
-        if mm.map.find(f.addr).is_none() && is_uprobes_page(&f) {
-            let (start, end) = (USER_END - (1 << self.page_shift), USER_END);
-            let backing = self.files.special("[uprobes]");
-            mm.map.insert(unowned(start, end, Perms::from_letters("--xp"), backing, 0, f.ts));
-        }
-        let Some(vma) = mm.map.find(f.addr).copied() else {
-            self.fault_before_exec(i);
-            return;
-        };
-        let before = mm.pages.touch(mm.page(f.addr));
-        let f = &mut self.faults[i];
-        f.touch = charge::kind(f, &vma, before);
-        f.map_stack = vma.owner;
-        f.mapping = FileTable::name_id(vma.backing);
-        if let Before::Released(by) = before {
-            f.release = by;
-        }
-    }
-
-    /// The kernel touches the new image (its stack, its bss) before it announces the exec: such a fault belongs to
-    /// the image that is about to begin.
-    fn fault_before_exec(&mut self, i: usize) {
-        let f = self.faults[i];
-        self.faults_before_exec += 1;
-        if self.faults_before_exec > MAX_BEFORE_EXEC {
-            return;
-        }
-        let Some(exec) = self
-            .execs
-            .get(&f.pid)
-            .and_then(|e| e.iter().copied().find(|t| *t >= f.ts))
-            .filter(|t| *t - f.ts < EXEC_PREPARATION_NS)
-        else {
-            return;
-        };
-        let (snapshots, _) = self.snapshots_of_image(f.pid, exec);
-        let Some(s) = snapshots.iter().find(|s| s.is_exact()) else { return };
-        let maps = self.maps;
-        let rows = &maps[s.rows.clone()];
-        let below = rows.partition_point(|r| r.start_addr <= f.addr);
-        let row = below.checked_sub(1).map(|i| &rows[i]).filter(|r| f.addr < r.end_addr);
-        let Some(row) = row else { return };
-        let backing = self.files.of_map(row);
-        let perms = Perms::from_letters(&row.perms);
-        let vma = unowned(row.start_addr, row.end_addr, perms, backing, row.offset_bytes, exec);
-        let f = &mut self.faults[i];
-        f.touch = charge::kind(f, &vma, Before::Untouched);
-        f.mapping = FileTable::name_id(backing);
-    }
-
     fn check(&mut self, i: usize) {
         let s = self.checks[i].clone();
         if self.bases.contains(&(s.pid, s.ts)) || !self.processes.contains_key(&s.pid) {
@@ -442,6 +387,8 @@ impl<'a> Driver<'a> {
             replay.accessible = p.accessible.finish(self.span.1);
             self.out.processes.insert(pid, replay);
         }
+        // Pieces of runs were put at the end.
+        self.faults.sort_by_key(|f| f.ts);
         self.out.names = self.files.into_names();
         self.out
     }
@@ -452,21 +399,6 @@ fn effect_ts(c: &MemoryCall) -> i64 {
     match c.call {
         MemoryCallKind::Munmap | MemoryCallKind::Madvise if c.errno.is_none() => c.ts,
         _ => c.ts + c.dur,
-    }
-}
-
-/// The kernel maps the page of the recorder's own uprobes without a call, as high as it can (`xol_add_vma`,
-/// kernel/events/uprobes.c), and the first instruction that runs in it faults.
-fn is_uprobes_page(f: &FaultRow) -> bool {
-    f.error_code != NONE && f.error_code & error_code::FETCH != 0 && (USER_END - 4096..USER_END).contains(&f.addr)
-}
-
-/// The stack of the main thread grows down by faults, without a call.
-fn grow_stack(mm: &mut Mm, addr: u64) {
-    let Some(above) = mm.map.above(addr).filter(|v| v.backing == Backing::Stack).copied() else { return };
-    if above.end - addr <= MAX_STACK {
-        let new_start = mm.page(addr) << mm.page_shift;
-        mm.map.grow_down(above.start, new_start);
     }
 }
 

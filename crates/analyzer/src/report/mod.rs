@@ -47,7 +47,7 @@ pub fn write(analysis: &Analysis, dir: &Path, options: &ReportOptions) -> Result
         ("report.md".to_owned(), render_markdown(analysis)),
         ("report.json".to_owned(), render_json(analysis)?),
     ];
-    for graph in &analysis.flame_graphs {
+    for graph in &analysis.facts.flame_graphs {
         if let Some(picture) = render::flame::draw(graph, render::flame::FILE_FRAMES, true) {
             files.push((summary::svg_file(graph), picture.svg));
         }

@@ -6,12 +6,12 @@ use crate::units;
 
 /// The ledger of the window that matters most: the first one (windows are ordered by the joins).
 pub(super) fn main_ledger(joined: &Joined) -> Option<&Ledger> {
-    joined.ledgers.iter().find(|l| l.total_ns() > 0)
+    joined.facts.ledgers.iter().find(|l| l.total_ns() > 0)
 }
 
 /// True if the probe ran, at least in part.
 pub(super) fn probe_ran(joined: &Joined, name: &str) -> bool {
-    joined.trust.probes.iter().any(|p| p.name == name && p.status != "absent")
+    joined.facts.trust.probes.iter().any(|p| p.name == name && p.status != "absent")
 }
 
 /// Lowers a confidence for everything that weakens what a probe says, and gives the reasons.
@@ -53,7 +53,7 @@ impl Doubt {
     /// Looks at how many faults the replay could place and time.
     pub(super) fn fault_coverage(&mut self, joined: &Joined) {
         for (what, (part, all)) in
-            [("charged to a mapping", joined.trust.faults_charged), ("timed", joined.trust.faults_timed)]
+            [("charged to a mapping", joined.facts.trust.faults_charged), ("timed", joined.facts.trust.faults_timed)]
         {
             let share = if all == 0 { 1.0 } else { part as f64 / all as f64 };
             let text = format!("{} of the faults {what}", percent(share));
@@ -62,6 +62,13 @@ impl Doubt {
             } else {
                 self.at_most(if share >= 0.9 { Confidence::Medium } else { Confidence::Low }, text);
             }
+        }
+    }
+
+    /// Looks at whether the window's request is known to be the one that matters.
+    pub(super) fn requests(&mut self, joined: &Joined, ledger: &Ledger) {
+        for why in joined.unseen_requests(ledger.pid) {
+            self.at_most(Confidence::Medium, why.clone());
         }
     }
 
@@ -79,6 +86,18 @@ pub(super) fn place(location: Option<&CodeLocation>) -> String {
         Some(at) => format!("`{function}` ({})", at.replace('`', "'")),
         None => format!("`{function}`"),
     }
+}
+
+/// The query for number and service time of the faults with a property, over the tables that the capture has.
+pub(super) fn faults_query(joined: &Joined, property: &str) -> String {
+    let has = |table: &str| joined.facts.capture.rows.iter().any(|(name, n)| name == table && *n > 0);
+    let single = format!("SELECT count(*) AS n, sum(dur) AS ns FROM 'CAPTURE/faults/*.parquet' WHERE {property}");
+    if !has("fault_runs") {
+        return single;
+    }
+    format!(
+        "SELECT sum(n), sum(ns) FROM ({single} UNION ALL SELECT sum(count), sum(dur_sum) FROM 'CAPTURE/fault_runs/*.parquet' WHERE {property})"
+    )
 }
 
 /// Wall time in a window, as the cost of a finding.
@@ -120,11 +139,11 @@ pub(super) enum Missing {
 
 /// Compares what was seen in the kernel with the rows that were read; the name of a probe is that of its table.
 pub(super) fn missing(joined: &Joined, probe: &str) -> Missing {
-    let rows = joined.capture.rows.iter().find(|(table, _)| table == probe).map_or(0, |(_, n)| *n);
-    if !joined.capture.complete {
+    let rows = joined.facts.capture.rows.iter().find(|(table, _)| table == probe).map_or(0, |(_, n)| *n);
+    if !joined.facts.capture.complete {
         return Missing::Unknown { rows };
     }
-    let seen = joined.trust.accounts.iter().find(|(p, ..)| p == probe).map_or(rows, |(_, seen, ..)| *seen);
+    let seen = joined.facts.trust.accounts.iter().find(|(p, ..)| p == probe).map_or(rows, |(_, seen, ..)| *seen);
     if rows >= seen { Missing::Nothing { seen } } else { Missing::Some { missing: seen - rows, seen } }
 }
 

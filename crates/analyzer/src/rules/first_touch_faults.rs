@@ -1,10 +1,10 @@
 use super::common::{Doubt, main_ledger, not_checked, place, probe_ran, reclaim_look_alike, ruled_out};
 use super::{Outcome, common, rule};
 use crate::context::Joined;
-use crate::joins::FIRST_REQUEST;
 use crate::model::{
     Confidence, Evidence, FaultGroup, Finding, Fix, Ledger, LedgerCategory, LookAlike, NamedStack, TouchKind,
 };
+use crate::requests::FIRST_REQUEST;
 use crate::units;
 
 const CODE: &str = "first-touch-faults";
@@ -18,7 +18,8 @@ const MIN_FAULTS: u64 = 256;
 rule! {
     /// **First-touch fault storm.** Memory that was mapped earlier (at start, by a cache, by an arena) is touched for
     /// the first time while somebody waits: every 4 KiB page costs a page fault, in which the kernel finds and zeroes
-    /// a page. mmap itself is cheap and maps nothing, so the bill comes with the first request after a deploy.
+    /// a page. mmap itself is cheap and maps nothing, so the bill comes with the first request after a deploy, or with
+    /// the later one that is the first to need more memory than any before.
     ///
     /// *Found when* first-touch faults on anonymous memory take at least 10 % of the window (and there are at least
     /// 256 of them). The claim names who touched and who mapped.
@@ -28,8 +29,8 @@ rule! {
     ///
     /// *What to do*: touch the memory before the service says it is ready (AlwaysPreTouch for a JVM, a loop that
     /// writes one byte per page, MAP_POPULATE for memory that you map yourself; Go's heap cannot be populated by
-    /// mmap flags), or have less of it, or back it by huge pages. Populating moves the cost to start-up, it does not
-    /// remove it.
+    /// mmap flags), or have less of it, or back it by huge pages; in a later request keep and reuse what earlier ones
+    /// touched. Populating moves the cost to start-up, it does not remove it.
     pub struct FirstTouchFaults(CODE, check);
 }
 
@@ -42,6 +43,7 @@ fn check(joined: &Joined) -> Outcome {
     }
     let window = ledger.window.name.as_str();
     let found: Vec<Finding> = joined
+        .facts
         .faults
         .groups
         .iter()
@@ -50,6 +52,7 @@ fn check(joined: &Joined) -> Outcome {
         .collect();
     if found.is_empty() {
         let (n, ns) = joined
+            .facts
             .faults
             .groups
             .iter()
@@ -91,6 +94,7 @@ fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Findi
     let mut doubt = Doubt::new();
     doubt.accounting(joined, "faults");
     doubt.fault_coverage(joined);
+    doubt.requests(joined, ledger);
     let charged = ledger.wall_ns(LedgerCategory::Faults);
     if let Some(larger) = ledger.rows.iter().find(|r| r.wall_ns > charged && r.category != LedgerCategory::Recorder) {
         doubt.at_most(
@@ -123,7 +127,7 @@ fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Findi
         confidence,
         confidence_reasons,
         location: group.toucher.clone(),
-        evidence: evidence(ledger, group, faults, group_ns, mean),
+        evidence: evidence(joined, ledger, group, faults, group_ns, mean),
         against: against(joined, group, mean),
         look_alikes: look_alikes(joined, ledger),
         stacks: stacks(group, faults, group_ns),
@@ -139,11 +143,11 @@ fn mapped_by(group: &FaultGroup) -> String {
     }
 }
 
-fn evidence(ledger: &Ledger, group: &FaultGroup, faults: u64, ns: i64, mean: i64) -> Vec<Evidence> {
+fn evidence(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, ns: i64, mean: i64) -> Vec<Evidence> {
     let (start, end) = (ledger.window.start_ns, ledger.window.end_ns);
-    let query = format!(
-        "SELECT count(*), sum(dur) FROM 'CAPTURE/faults/*.parquet' WHERE pid = {} AND kind = 'minor' AND ts BETWEEN {start} AND {end}",
-        group.pid
+    let query = common::faults_query(
+        joined,
+        &format!("pid = {} AND kind = 'minor' AND ts BETWEEN {start} AND {end}", group.pid),
     );
     vec![
         Evidence {
@@ -177,7 +181,7 @@ fn against(joined: &Joined, group: &FaultGroup, mean: i64) -> Vec<String> {
     if mean > 20_000 {
         out.push(format!("{} each is slow for a plain first touch: see the look-alikes", units::duration(mean)));
     }
-    if joined.capture.thp_enabled.as_deref() == Some("always") {
+    if joined.facts.capture.thp_enabled.as_deref() == Some("always") {
         out.push("transparent huge pages are always on: one fault may bring in 2 MiB".to_owned());
     }
     out
@@ -186,6 +190,7 @@ fn against(joined: &Joined, group: &FaultGroup, mean: i64) -> Vec<String> {
 fn look_alikes(joined: &Joined, ledger: &Ledger) -> Vec<LookAlike> {
     let count = |kind: TouchKind| -> u64 {
         joined
+            .facts
             .faults
             .groups
             .iter()
@@ -228,6 +233,7 @@ fn stacks(group: &FaultGroup, faults: u64, ns: i64) -> Vec<NamedStack> {
 
 fn fix(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, wall_ns: i64) -> Fix {
     let median = joined
+        .facts
         .faults
         .kinds
         .iter()
@@ -246,28 +252,48 @@ fn fix(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, wall_n
             caution: Some(format!("touching it earlier gains nothing; kept memory stays resident ({size})")),
         };
     }
-    if ledger.window.name != FIRST_REQUEST {
-        return Fix {
-            what: format!(
-                "touch less memory in {who} ({size}), or let huge pages back it; touching it at another time only moves the cost"
-            ),
-            gain_low_ns: None,
-            gain_high_ns: None,
-            caution: None,
-        };
+    if ledger.window.name == FIRST_REQUEST {
+        return before_the_first(size, who, (low, wall_ns));
+    }
+    if ledger.window.request.is_some() {
+        return before_any(size, who, (low, wall_ns));
     }
     Fix {
         what: format!(
-            "touch the {} that {} fills before the service says it is ready (write one byte per page), or fill it at start",
-            units::bytes(group.pages * 4096),
-            place(group.toucher.as_ref())
+            "touch less memory in {who} ({size}), or let huge pages back it; touching it at another time only moves the cost"
+        ),
+        gain_low_ns: None,
+        gain_high_ns: None,
+        caution: None,
+    }
+}
+
+/// The first request after a start: the start can do it.
+fn before_the_first(size: String, who: String, (low, high): (Option<i64>, i64)) -> Fix {
+    Fix {
+        what: format!(
+            "touch the {size} that {who} fills before the service says it is ready (write one byte per page), or fill it at start"
         ),
         gain_low_ns: low,
-        gain_high_ns: Some(wall_ns),
+        gain_high_ns: Some(high),
         caution: Some(format!(
-            "the faults move to start-up and take about {} there; resident memory rises to {} before the first request",
-            units::duration(wall_ns),
-            units::bytes(group.pages * 4096)
+            "the faults move to start-up and take about {} there; resident memory rises to {size} before the first request",
+            units::duration(high),
+        )),
+    }
+}
+
+/// A later request: the start, or something that nobody waits for, can do it.
+fn before_any(size: String, who: String, (low, high): (Option<i64>, i64)) -> Fix {
+    Fix {
+        what: format!(
+            "take the {size} that {who} touches out of the request: touch them (write one byte per page) at start or in the background before a request needs them, and keep them for the next one that does"
+        ),
+        gain_low_ns: low,
+        gain_high_ns: Some(high),
+        caution: Some(format!(
+            "the faults take about {} wherever they happen; resident memory is {size} higher from then on",
+            units::duration(high),
         )),
     }
 }

@@ -34,14 +34,14 @@ rule! {
 }
 
 fn check(joined: &Joined) -> Outcome {
-    if !joined.gc.measured {
+    if !joined.facts.gc.measured {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, "no Go garbage collector was observed"));
     }
     let mut found = Vec::new();
     let mut why = "no GC cycle in the capture".to_owned();
-    for during in joined.gc.phases.iter().filter(|r| r.phase == GcPhase::During) {
+    for during in joined.facts.gc.phases.iter().filter(|r| r.phase == GcPhase::During) {
         let rest: Vec<&GcPhaseRow> =
-            joined.gc.phases.iter().filter(|r| r.pid == during.pid && r.phase != GcPhase::StartUp).collect();
+            joined.facts.gc.phases.iter().filter(|r| r.pid == during.pid && r.phase != GcPhase::StartUp).collect();
         let all: u64 = rest.iter().map(|r| r.mmap_bytes).sum();
         let share = if all == 0 { 0.0 } else { during.mmap_bytes as f64 / all as f64 };
         // What comes right before a cycle is what triggers it, and says nothing about growth in calm times.

@@ -34,6 +34,7 @@ fn check(joined: &Joined) -> Outcome {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, "memory calls were not recorded"));
     }
     let found: Vec<Finding> = joined
+        .facts
         .failed_calls
         .iter()
         .filter(|g| g.errno == ENOMEM || g.errno == EAGAIN && g.call != "madvise")

@@ -14,9 +14,9 @@ mod purge_refault_churn;
 use std::fmt::Write as _;
 
 use crate::context::Joined;
-use crate::model::{Finding, RuledOut};
+use crate::model::{Finding, Ledger, RuledOut};
 
-pub(crate) use not_memory::{CODE as NOT_MEMORY, faults_outside, memory_ns};
+pub(crate) use not_memory::{CODE as NOT_MEMORY, memory_ns, slower_unseen};
 
 /// The registry: every rule, in the order of the rule reference.
 pub const ALL: &[&dyn Rule] = &[
@@ -63,9 +63,11 @@ pub fn run(joined: &Joined) -> (Vec<Finding>, Vec<RuledOut>) {
     (findings, ruled_out)
 }
 
-/// What is missing of the probes that a verdict rests on, in plain words; empty if nothing is.
-pub(crate) fn gaps(joined: &Joined) -> Vec<String> {
-    ["faults", "memory_calls", "off_cpu"].iter().filter_map(|p| common::missing_text(joined, p)).collect()
+/// What is missing of the probes that a verdict on a window rests on, and of the requests among which it was chosen, in
+/// plain words; empty if nothing is.
+pub(crate) fn gaps(joined: &Joined, ledger: &Ledger) -> Vec<String> {
+    let probes = ["faults", "memory_calls", "off_cpu"].iter().filter_map(|p| common::missing_text(joined, p));
+    probes.chain(joined.unseen_requests(ledger.pid).iter().cloned()).collect()
 }
 
 /// The text of `docs/rules.md`.

@@ -10,6 +10,8 @@ const CAUSE: &str = "a cause that has nothing to do with memory";
 
 /// Memory's part of the window above which "not memory" is not claimed.
 const MAX_MEMORY_SHARE: f64 = 0.05;
+/// Faults beside the critical path, as a part of the window, above which the path itself is in doubt.
+const MAX_FAULTS_BESIDE: f64 = 0.1;
 /// The part of the window that the other cause must explain.
 const MIN_OTHER_SHARE: f64 = 0.5;
 
@@ -19,7 +21,9 @@ rule! {
     ///
     /// *Found when* page faults, memory calls and stop-the-world together take at most 5 % of the window and one other
     /// recorded category explains at least half of it, with the probes for faults, memory calls and off-CPU time all
-    /// running and nothing lost. Time that no probe explains never counts for it: that is "unexplained".
+    /// running and nothing lost. Time that no probe explains never counts for it: that is "unexplained". Where requests
+    /// were not seen (calls lost, or over the limit) and page faults outside of the window took longer than the window,
+    /// it is withheld; also where other threads than the critical one were faulting for a tenth of the window.
     ///
     /// *Looks like*: slow memory that no kernel event shows (late backing by a hypervisor, NUMA distance, cache misses
     /// while computing). These are part of the on-CPU time and a CPU profile shows where.
@@ -44,6 +48,15 @@ fn check(joined: &Joined) -> Outcome {
     let total = ledger.total_ns();
     let memory = memory_ns(ledger);
     let share = memory as f64 / total as f64;
+    let faults = faults_inside(joined, ledger);
+    if share <= MAX_MEMORY_SHARE && faults as f64 > MAX_FAULTS_BESIDE * total as f64 {
+        let why = format!(
+            "page faults of other threads took {} during the {}: the request may have waited for them",
+            units::duration(faults),
+            ledger.window.name
+        );
+        return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
+    }
     let Some(other) = other(ledger) else {
         return Outcome::RuledOut(ruled_out(
             joined,
@@ -54,13 +67,7 @@ fn check(joined: &Joined) -> Outcome {
         ));
     };
     let other_ns = ledger.wall_ns(other);
-    let outside = faults_outside(joined, ledger);
-    if outside > total {
-        let why = format!(
-            "page faults outside of the {} took {}: another request may be the slow one",
-            ledger.window.name,
-            units::duration(outside)
-        );
+    if let Some(why) = slower_unseen(joined, ledger) {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
     }
     if share > MAX_MEMORY_SHARE || (other_ns as f64) < MIN_OTHER_SHARE * total as f64 {
@@ -81,12 +88,31 @@ fn check(joined: &Joined) -> Outcome {
     Outcome::Found(vec![finding(joined, ledger, other, memory)])
 }
 
+/// Why another request may be the slow one: some were not seen, and faults outside of the window took longer than it.
+///
+/// Where all requests were seen, the window is that of the slowest one, and what happens outside of it is nobody's wait.
+pub(crate) fn slower_unseen(joined: &Joined, ledger: &Ledger) -> Option<String> {
+    let unseen = joined.unseen_requests(ledger.pid).first()?;
+    let outside = faults_outside(joined, ledger);
+    (outside > ledger.total_ns()).then(|| {
+        format!(
+            "page faults outside of the {} took {}, and another request may be the slow one: {unseen}",
+            ledger.window.name,
+            units::duration(outside)
+        )
+    })
+}
+
 /// Service time of the process's faults outside of the window.
-pub(crate) fn faults_outside(joined: &Joined, ledger: &Ledger) -> i64 {
-    let all: i64 = joined.faults.kinds.iter().filter(|k| k.pid == ledger.pid).map(|k| k.latency.sum_ns).sum();
+fn faults_outside(joined: &Joined, ledger: &Ledger) -> i64 {
+    let all: i64 = joined.facts.faults.kinds.iter().filter(|k| k.pid == ledger.pid).map(|k| k.latency.sum_ns).sum();
+    all - faults_inside(joined, ledger)
+}
+
+/// Service time of the process's faults in the window, of all threads.
+fn faults_inside(joined: &Joined, ledger: &Ledger) -> i64 {
     let of_window = |g: &FaultGroup| g.in_windows.iter().find(|(w, ..)| *w == ledger.window.name).map_or(0, |w| w.2);
-    let inside: i64 = joined.faults.groups.iter().filter(|g| g.pid == ledger.pid).map(of_window).sum();
-    all - inside
+    joined.facts.faults.groups.iter().filter(|g| g.pid == ledger.pid).map(of_window).sum()
 }
 
 /// Wall time that is memory's.
@@ -149,8 +175,12 @@ fn finding(joined: &Joined, ledger: &Ledger, other: LedgerCategory, memory: i64)
     for probe in ["faults", "memory_calls", "off_cpu"] {
         doubt.accounting(joined, probe);
     }
-    if !ledger.window.assumptions.is_empty() {
-        doubt.supported(format!("the window was placed by assumption: {}", ledger.window.assumptions.join("; ")));
+    doubt.requests(joined, ledger);
+    let unseen = joined.unseen_requests(ledger.pid);
+    let assumed: Vec<&str> =
+        ledger.window.assumptions.iter().filter(|a| !unseen.contains(a)).map(String::as_str).collect();
+    if !assumed.is_empty() {
+        doubt.supported(format!("the window was placed by assumption: {}", assumed.join("; ")));
     }
     if other == LedgerCategory::OnCpu {
         doubt.at_most(Confidence::Medium, "cache misses and NUMA distance hide in computing time");

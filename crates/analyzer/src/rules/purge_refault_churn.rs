@@ -35,12 +35,13 @@ fn check(joined: &Joined) -> Outcome {
             return Outcome::RuledOut(not_checked(CODE, CAUSE, format!("the probe `{probe}` did not run")));
         }
     }
-    let found: Vec<Finding> = joined.churn.groups.iter().filter(|g| is_churn(g)).map(|g| finding(joined, g)).collect();
+    let found: Vec<Finding> =
+        joined.facts.churn.groups.iter().filter(|g| is_churn(g)).map(|g| finding(joined, g)).collect();
     if !found.is_empty() {
         return Outcome::Found(found);
     }
-    let released: u64 = joined.churn.groups.iter().map(|g| g.released_pages).sum();
-    let refaults: u64 = joined.churn.groups.iter().map(|g| g.refaults).sum();
+    let released: u64 = joined.facts.churn.groups.iter().map(|g| g.released_pages).sum();
+    let refaults: u64 = joined.facts.churn.groups.iter().map(|g| g.refaults).sum();
     Outcome::RuledOut(ruled_out(
         joined,
         CODE,

@@ -143,10 +143,43 @@ fn ledger(name: &str, start: i64, rows: Vec<LedgerRow>) -> Ledger {
             begins_with: "the first byte of the request was read".into(),
             ends_with: "the first byte of the response was written".into(),
             assumptions: Vec::new(),
+            request: None,
         },
         pid: 4711,
         critical_threads: vec![(4715, start, start + 40 * MS), (4718, start + 40 * MS, start + total)],
         rows,
+    }
+}
+
+fn requests() -> RequestTable {
+    let slow = |number: u64, start: i64, took: i64, answered| SlowRequest {
+        number,
+        start_ns: start,
+        start_realtime_ns: Some(1_795_453_513_240_000_000 + start - REQUEST),
+        end_ns: start + took,
+        answered,
+        tid: 4718,
+        largest: vec![
+            row(LedgerCategory::Faults, took * 3 / 4, Some(54_301), Some("cache.(*Store).Fill (store.go:88)")),
+            row(LedgerCategory::OnCpu, took / 5, None, None),
+        ],
+    };
+    RequestTable {
+        pid: 4711,
+        answered: 1_204,
+        unanswered: 1,
+        connections: 8,
+        p50_ns: Some(310 * US),
+        p90_ns: Some(700 * US),
+        p99_ns: Some(1_900 * US),
+        max_ns: Some(286 * MS),
+        slowest: vec![
+            slow(1, REQUEST, 286 * MS, true),
+            slow(1_205, REQUEST + 1_900 * MS, 60 * MS, false),
+            slow(700, REQUEST + 900 * MS, 2 * MS, true),
+        ],
+        serves: true,
+        unseen: Vec::new(),
     }
 }
 
@@ -417,7 +450,6 @@ pub(crate) fn first_touch() -> Analysis {
     Analysis {
         report_version: REPORT_VERSION,
         mtrace_version: "0.1.0".into(),
-        capture: capture("cold.mtrace"),
         verdict: Verdict {
             kind: VerdictKind::Memory,
             sentence: "The first request waited 212 of 286 ms for 54,301 first-touch page faults in `cache.(*Store).Fill` \
@@ -457,6 +489,9 @@ pub(crate) fn first_touch() -> Analysis {
             ruled("mmap-enomem", "Failing memory calls", "all 412 calls succeeded", true),
             ruled("reclaim", "Direct reclaim or a memory cgroup at its limit", "the reclaim tracepoints were not recorded; memory.events was 0 at both ends", false),
         ],
+        facts: Facts {
+        capture: capture("cold.mtrace"),
+        requests: vec![requests()],
         ledgers: vec![
             ledger(
                 "first request",
@@ -528,6 +563,7 @@ pub(crate) fn first_touch() -> Analysis {
         address_spaces: vec![address_space()],
         flame_graphs: flame_graphs(),
         trust: trust(),
+        },
     }
 }
 
@@ -535,7 +571,7 @@ pub(crate) fn first_touch() -> Analysis {
 pub(crate) fn churn() -> Analysis {
     let release = location("main.(*janitor).run", "/srv/shop/janitor.go", 44);
     let mut a = first_touch();
-    a.capture.name = "steady.mtrace".into();
+    a.facts.capture.name = "steady.mtrace".into();
     a.verdict = Verdict {
         kind: VerdictKind::Memory,
         sentence: "The process spent 1.12 of 3.2 s on 257,004 refaults: `main.(*janitor).run` (janitor.go:44) gives the heap \
@@ -578,7 +614,7 @@ pub(crate) fn churn() -> Analysis {
     a.findings = vec![finding];
     a.ruled_out =
         vec![ruled("first-touch-storm", "First-touch fault storm", "1,896 first touches, all at start", true)];
-    a.ledgers = vec![ledger(
+    a.facts.ledgers = vec![ledger(
         "whole capture",
         T0,
         vec![
@@ -589,9 +625,9 @@ pub(crate) fn churn() -> Analysis {
             row(LedgerCategory::Unexplained, 90 * MS, None, None),
         ],
     )];
-    a.timeline.bands =
+    a.facts.timeline.bands =
         (0..31).map(|i| band("gc", "forced cycle", T0 + i * 100 * MS, T0 + i * 100 * MS + 6 * MS)).collect();
-    a.churn.groups = vec![ChurnGroup {
+    a.facts.churn.groups = vec![ChurnGroup {
         pid: 4711,
         releaser: Some(release),
         toucher: Some(location("main.(*worker).handle", "/srv/shop/worker.go", 118)),
@@ -612,7 +648,7 @@ pub(crate) fn churn() -> Analysis {
 /// The request waits for a database: memory was watched and is innocent.
 pub(crate) fn not_memory() -> Analysis {
     let mut a = first_touch();
-    a.capture.name = "slow-db.mtrace".into();
+    a.facts.capture.name = "slow-db.mtrace".into();
     a.verdict = Verdict {
         kind: VerdictKind::NotMemory,
         sentence: "Not memory: the first request took 286 ms, of which faults, memory calls and GC together had 3 ms: it waited 241 ms for \
@@ -630,7 +666,7 @@ pub(crate) fn not_memory() -> Analysis {
         ruled("purge-refault-churn", "Purge–refault churn", "no page was given back", true),
         ruled("mmap-enomem", "Failing memory calls", "all 198 calls succeeded", true),
     ];
-    a.ledgers = vec![ledger(
+    a.facts.ledgers = vec![ledger(
         "first request",
         REQUEST,
         vec![
@@ -641,18 +677,18 @@ pub(crate) fn not_memory() -> Analysis {
             row(LedgerCategory::MemoryCalls, 900 * US, Some(3), None),
         ],
     )];
-    a.flame_graphs.truncate(1);
-    a.flame_graphs[0].folded.truncate(1);
+    a.facts.flame_graphs.truncate(1);
+    a.facts.flame_graphs[0].folded.truncate(1);
     a
 }
 
 /// The recorder was killed, events were lost, and most of the window is dark.
 pub(crate) fn unexplained() -> Analysis {
     let mut a = first_touch();
-    a.capture.name = "killed.mtrace".into();
-    a.capture.complete = false;
-    a.capture.start_realtime_ns = None;
-    a.capture.processes[0].exit_status = None;
+    a.facts.capture.name = "killed.mtrace".into();
+    a.facts.capture.complete = false;
+    a.facts.capture.start_realtime_ns = None;
+    a.facts.capture.processes[0].exit_status = None;
     a.verdict = Verdict {
         kind: VerdictKind::Unexplained,
         sentence: "204 of the 286 ms of the first request are not explained by anything in this capture: its thread slept, and \
@@ -682,7 +718,7 @@ pub(crate) fn unexplained() -> Analysis {
             false,
         ),
     ];
-    a.ledgers = vec![ledger(
+    a.facts.ledgers = vec![ledger(
         "first request",
         REQUEST,
         vec![
@@ -691,12 +727,13 @@ pub(crate) fn unexplained() -> Analysis {
             row(LedgerCategory::Faults, 31 * MS, Some(7_811), None),
         ],
     )];
-    a.ledgers[0].window.assumptions = vec!["the first write after the first accept is taken for the response".into()];
-    a.timeline.bands.retain(|b| b.kind == "window");
-    a.timeline.bands.push(band("loss", "faults: ring full", REQUEST + 90 * MS, REQUEST + 131 * MS));
-    a.gc = GcTable::default();
-    a.flame_graphs.clear();
-    a.failed_calls = vec![EnomemGroup {
+    a.facts.ledgers[0].window.assumptions =
+        vec!["the first write after the first accept is taken for the response".into()];
+    a.facts.timeline.bands.retain(|b| b.kind == "window");
+    a.facts.timeline.bands.push(band("loss", "faults: ring full", REQUEST + 90 * MS, REQUEST + 131 * MS));
+    a.facts.gc = GcTable::default();
+    a.facts.flame_graphs.clear();
+    a.facts.failed_calls = vec![EnomemGroup {
         pid: 4711,
         call: "mmap".into(),
         errno: 12,
@@ -713,11 +750,11 @@ pub(crate) fn unexplained() -> Analysis {
         caller: None,
         stack: vec![StackFrame { function: "shop+0x4f81c".into(), file: None, line: None, inlined: false }],
     }];
-    a.address_spaces[0].max_vmas = 61_002;
-    for p in &mut a.address_spaces[0].points {
+    a.facts.address_spaces[0].max_vmas = 61_002;
+    for p in &mut a.facts.address_spaces[0].points {
         p.vmas *= 580;
     }
-    a.trust = Trust {
+    a.facts.trust = Trust {
         replay: vec![ReplayCertificate {
             pid: 4711,
             ts: T0 + 2 * MS,
@@ -774,11 +811,11 @@ pub(crate) fn hostile() -> Analysis {
             StackFrame { function: long.clone(), file: Some(HOSTILE.into()), line: Some(u32::MAX), inlined: true };
             100
         ];
-    a.capture.name = HOSTILE.into();
-    a.capture.kernel_release = HOSTILE.into();
-    a.capture.processes[0].comm = Some(HOSTILE.into());
-    a.capture.processes[0].exe = Some(long.clone());
-    a.capture.processes[0].go_version = Some(HOSTILE.into());
+    a.facts.capture.name = HOSTILE.into();
+    a.facts.capture.kernel_release = HOSTILE.into();
+    a.facts.capture.processes[0].comm = Some(HOSTILE.into());
+    a.facts.capture.processes[0].exe = Some(long.clone());
+    a.facts.capture.processes[0].go_version = Some(HOSTILE.into());
     a.verdict.sentence = format!("It was `{HOSTILE}` (x.go:1) and {long}.");
     a.verdict.action = Some(long.clone());
     a.verdict.confidence_reasons = vec![HOSTILE.into()];
@@ -799,35 +836,40 @@ pub(crate) fn hostile() -> Analysis {
     a.ruled_out[0].cause = HOSTILE.into();
     a.ruled_out[0].why = long.clone();
     a.ruled_out[2].why = HOSTILE.into();
-    a.ledgers[0].window.name = HOSTILE.into();
-    a.ledgers[0].window.begins_with = HOSTILE.into();
-    a.ledgers[0].window.assumptions = vec![HOSTILE.into()];
-    a.ledgers[0].rows[0].top = Some(HOSTILE.into());
-    a.ledgers[0].rows[1].top = Some(long.clone());
-    a.timeline.series[0].name = HOSTILE.into();
-    a.timeline.series[0].unit = HOSTILE.into();
-    a.timeline.bands[0].label = HOSTILE.into();
-    a.timeline.bands[1].kind = HOSTILE.into();
-    let g = &mut a.faults.groups[0];
+    a.facts.requests[0].unseen = vec![HOSTILE.into()];
+    a.facts.requests[0].slowest[0].largest[0].top = Some(HOSTILE.into());
+    a.facts.requests[0].slowest[0].start_ns = i64::MIN;
+    a.facts.requests[0].slowest[0].end_ns = i64::MAX;
+    a.facts.requests[0].answered = u64::MAX;
+    a.facts.ledgers[0].window.name = HOSTILE.into();
+    a.facts.ledgers[0].window.begins_with = HOSTILE.into();
+    a.facts.ledgers[0].window.assumptions = vec![HOSTILE.into()];
+    a.facts.ledgers[0].rows[0].top = Some(HOSTILE.into());
+    a.facts.ledgers[0].rows[1].top = Some(long.clone());
+    a.facts.timeline.series[0].name = HOSTILE.into();
+    a.facts.timeline.series[0].unit = HOSTILE.into();
+    a.facts.timeline.bands[0].label = HOSTILE.into();
+    a.facts.timeline.bands[1].kind = HOSTILE.into();
+    let g = &mut a.facts.faults.groups[0];
     g.toucher = Some(bad.clone());
     g.mapper = Some(bad.clone());
     g.mapping = long.clone();
     g.touch_stack = frames;
-    a.gc.phases[0].top_stacks[0].location = Some(bad.clone());
-    a.address_spaces[0].owners[0].owner = Some(bad);
-    a.failed_calls = unexplained().failed_calls;
-    a.failed_calls[0].call = HOSTILE.into();
-    a.flame_graphs[0].title = HOSTILE.into();
-    a.flame_graphs[0].unit = HOSTILE.into();
-    a.flame_graphs[0].id = format!("../../{HOSTILE}");
-    a.flame_graphs[0].folded = vec![(format!("{HOSTILE};{HOSTILE} 12 13;# x"), 7), (format!("{long};b"), 9)];
-    a.flame_graphs[0].top = vec![(long, 9), (HOSTILE.into(), 7)];
-    a.trust.replay[0].differences = vec![HOSTILE.into()];
-    a.trust.damage = vec![HOSTILE.into()];
-    a.trust.not_checked = vec![HOSTILE.into()];
-    a.trust.probes[0].name = HOSTILE.into();
-    a.trust.probes[0].status = HOSTILE.into();
-    a.trust.losses = vec![(HOSTILE.into(), HOSTILE.into(), u64::MAX, i64::MIN, i64::MAX)];
+    a.facts.gc.phases[0].top_stacks[0].location = Some(bad.clone());
+    a.facts.address_spaces[0].owners[0].owner = Some(bad);
+    a.facts.failed_calls = unexplained().facts.failed_calls;
+    a.facts.failed_calls[0].call = HOSTILE.into();
+    a.facts.flame_graphs[0].title = HOSTILE.into();
+    a.facts.flame_graphs[0].unit = HOSTILE.into();
+    a.facts.flame_graphs[0].id = format!("../../{HOSTILE}");
+    a.facts.flame_graphs[0].folded = vec![(format!("{HOSTILE};{HOSTILE} 12 13;# x"), 7), (format!("{long};b"), 9)];
+    a.facts.flame_graphs[0].top = vec![(long, 9), (HOSTILE.into(), 7)];
+    a.facts.trust.replay[0].differences = vec![HOSTILE.into()];
+    a.facts.trust.damage = vec![HOSTILE.into()];
+    a.facts.trust.not_checked = vec![HOSTILE.into()];
+    a.facts.trust.probes[0].name = HOSTILE.into();
+    a.facts.trust.probes[0].status = HOSTILE.into();
+    a.facts.trust.losses = vec![(HOSTILE.into(), HOSTILE.into(), u64::MAX, i64::MIN, i64::MAX)];
     a
 }
 
@@ -836,7 +878,6 @@ pub(crate) fn empty() -> Analysis {
     Analysis {
         report_version: REPORT_VERSION,
         mtrace_version: "0.1.0".into(),
-        capture: CaptureFacts { name: "empty.mtrace".into(), ..CaptureFacts::default() },
         verdict: Verdict {
             kind: VerdictKind::NothingFound,
             sentence: "The capture holds no event of a target.".into(),
@@ -847,14 +888,9 @@ pub(crate) fn empty() -> Analysis {
         },
         findings: Vec::new(),
         ruled_out: Vec::new(),
-        ledgers: Vec::new(),
-        timeline: Timeline::default(),
-        faults: FaultTables::default(),
-        churn: Churn::default(),
-        failed_calls: Vec::new(),
-        gc: GcTable::default(),
-        address_spaces: Vec::new(),
-        flame_graphs: Vec::new(),
-        trust: Trust::default(),
+        facts: Facts {
+            capture: CaptureFacts { name: "empty.mtrace".into(), ..CaptureFacts::default() },
+            ..Facts::default()
+        },
     }
 }

@@ -125,7 +125,7 @@ fn a_huge_flame_graph_is_pruned_until_the_page_fits_and_the_page_says_so() {
     let folded: Vec<(String, u64)> =
         (0..60_000).map(|i| (format!("main.main;f{};g{};h{i}", i % 17, i % 401), 1 + i % 7)).collect();
     let total = folded.iter().map(|f| f.1).sum();
-    analysis.flame_graphs = (0..3)
+    analysis.facts.flame_graphs = (0..3)
         .map(|i| FlameGraph {
             id: format!("g{i}"),
             title: "Faults".into(),

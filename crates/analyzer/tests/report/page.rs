@@ -171,9 +171,19 @@ fn a_page_can_be_walked_through_without_seeing_it() {
             page.matches("role=\"img\"><title>").count(),
             "{name}: a chart without a title"
         );
-        let order: Vec<&str> =
-            ["verdict", "ledger", "timeline", "findings", "flame-graphs", "address-space", "gc", "faults", "trust"]
-                .to_vec();
+        let order: Vec<&str> = [
+            "verdict",
+            "ledger",
+            "requests",
+            "timeline",
+            "findings",
+            "flame-graphs",
+            "address-space",
+            "gc",
+            "faults",
+            "trust",
+        ]
+        .to_vec();
         let sections: Vec<String> = tags
             .iter()
             .filter(|t| t.name == "section")

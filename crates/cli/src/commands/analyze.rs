@@ -20,8 +20,8 @@ pub(crate) fn run(args: &AnalyzeArgs) -> Result<Code, Failure> {
     progress.say("reading the capture");
     let capture = Capture::open(&args.capture)?;
     let analysis = mtrace_analyzer::analyze(&capture, &JoinOptions { pid: args.pid }, &mut |step| progress.say(step));
-    if let Some(pid) = args.pid.filter(|pid| !analysis.capture.processes.iter().any(|p| p.pid == *pid)) {
-        let known: Vec<String> = analysis.capture.processes.iter().map(|p| p.pid.to_string()).collect();
+    if let Some(pid) = args.pid.filter(|pid| !analysis.facts.capture.processes.iter().any(|p| p.pid == *pid)) {
+        let known: Vec<String> = analysis.facts.capture.processes.iter().map(|p| p.pid.to_string()).collect();
         return Err(Failure::new(
             Code::Input,
             format!("process {pid} is not in the capture; there are: {}", known.join(", ")),
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &AnalyzeArgs) -> Result<Code, Failure> {
             text::out(&format!("\nreport: {}", text::clean(&page.display().to_string())))?;
         }
     }
-    let whole = analysis.trust.damage.is_empty() && analysis.trust.losses.is_empty();
+    let whole = analysis.facts.trust.damage.is_empty() && analysis.facts.trust.losses.is_empty();
     Ok(if whole { Code::Success } else { Code::Partial })
 }
 

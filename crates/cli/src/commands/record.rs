@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use mtrace_recorder::{Error, ErrorKind, Options, Summary, TargetSpec};
+use mtrace_recorder::{Error, ErrorKind, FaultMode, Options, Summary, TargetSpec};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::args::RecordArgs;
+use crate::args::{FaultsArg, RecordArgs};
 use crate::exit::{Code, Failure};
 use crate::progress::Progress;
 use crate::text;
@@ -57,6 +57,12 @@ fn options(args: RecordArgs) -> Result<Options, Failure> {
     options.ring_bytes = args.ring;
     options.sample_interval = args.sample_interval;
     options.segment_interval = args.segment_interval;
+    options.faults = match args.faults {
+        FaultsArg::Runs => FaultMode::Runs,
+        FaultsArg::Every => FaultMode::Every,
+        FaultsArg::Off => FaultMode::Off,
+    };
+    options.slow_fault = args.slow_fault;
     options.off_cpu_min = args.off_cpu_min;
     options.io_calls_per_process = args.io_calls;
     options.without = args.without;

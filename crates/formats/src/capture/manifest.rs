@@ -11,12 +11,14 @@ use crate::{Error, Result};
 pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// Version of the tables and of the manifest that this crate writes.
-pub const SCHEMA: SchemaVersion = SchemaVersion { major: 1, minor: 0 };
+///
+/// 2.0: `fault_runs`. A reader that does not know it would take the single faults for all there are.
+pub const SCHEMA: SchemaVersion = SchemaVersion { major: 2, minor: 0 };
 
 /// `major` changes when an old reader would misread a capture; `minor` when something was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchemaVersion {
-    /// A reader refuses a capture with another major version.
+    /// A reader refuses a capture with a newer major version.
     pub major: u32,
     /// A reader ignores what a newer minor version added.
     pub minor: u32,
@@ -236,15 +238,15 @@ pub struct ProbeReport {
 pub struct Account {
     /// Probe.
     pub probe: String,
-    /// Table that its rows go to.
+    /// Table that its rows go to; the first one if there are several.
     pub table: String,
     /// Events of the targets that the probe saw in the kernel.
     pub seen: u64,
-    /// Rows written.
+    /// Events in the rows written: one a row, or what the row adds up (`fault_runs.count`).
     pub written: u64,
-    /// Rows lost, by reason (names of `LossReason`).
+    /// Events whose row is lost, by reason (names of `LossReason`).
     pub lost: BTreeMap<String, u64>,
-    /// Rows written with a part missing, by reason.
+    /// Events written with a part missing, by reason.
     pub incomplete: BTreeMap<String, u64>,
     /// Events that by design write no row, by name: "start_without_end", "below_minimum", …
     pub ignored: BTreeMap<String, u64>,
@@ -275,7 +277,7 @@ pub struct RecorderCost {
 /// What a first-touch fault costs on this host, mean over a small loop that does nothing else.
 ///
 /// A row's `dur` is the service time only. `untraced_ns − service_ns` is what entering and leaving the kernel costs
-/// besides, `recorded_ns − untraced_ns` is what recording adds.
+/// besides, `recorded_ns − untraced_ns` is what recording adds where pages are touched in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FaultCost {
     /// Wall time per fault when nothing is attached.
@@ -284,6 +286,9 @@ pub struct FaultCost {
     pub recorded_ns: i64,
     /// Service time as it is recorded (`faults.dur`).
     pub service_ns: i64,
+    /// What recording adds to a fault that continues no run and so has a row of its own; null where all have.
+    #[serde(default)]
+    pub single_adds_ns: Option<i64>,
 }
 
 /// Time inside one BPF program.

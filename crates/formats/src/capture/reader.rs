@@ -61,7 +61,7 @@ impl Capture {
     ///
     /// # Errors
     /// [`Error::NotACapture`] if neither a manifest nor a segment is there, [`Error::Version`] for a capture of
-    /// another major version, [`Error::Io`] if the path cannot be read. A damaged manifest beside good segments is
+    /// a newer major version, [`Error::Io`] if the path cannot be read. A damaged manifest beside good segments is
     /// not an error: see `problems`.
     pub fn open(path: &Path) -> Result<Self> {
         let meta = fs::metadata(path).map_err(|e| Error::io("open the capture", path, e))?;
@@ -262,16 +262,13 @@ pub(super) fn parse_manifest(path: &Path, text: &[u8]) -> Result<Manifest> {
     }
     let head: Head = serde_json::from_slice(text)
         .map_err(|e| corrupt(format!("expected a manifest with a schema version, found: {e}")))?;
-    if head.schema.major != SCHEMA.major {
+    // 1.x lacks `fault_runs` and is the same otherwise.
+    if !(1..=SCHEMA.major).contains(&head.schema.major) {
         return Err(Error::Version {
             path: path.to_path_buf(),
             found: head.schema.to_string(),
-            supported: format!("{}.x", SCHEMA.major),
-            next: if head.schema.major > SCHEMA.major {
-                "analyse it with a newer mtrace"
-            } else {
-                "analyse it with the mtrace that recorded it"
-            },
+            supported: format!("1.0 to {}.x", SCHEMA.major),
+            next: "analyse it with a newer mtrace: the one that recorded it, for example",
         });
     }
     serde_json::from_slice(text).map_err(|e| corrupt(format!("expected a manifest, found: {e}")))

@@ -169,6 +169,16 @@ impl CaptureWriter {
         self.tables.iter().map(|(name, (_, t))| (*name, t.failed())).filter(|(_, n)| *n > 0).collect()
     }
 
+    /// Events in the rows written so far, by table: see [`Row::events`].
+    pub fn events_written(&self) -> BTreeMap<&'static str, u64> {
+        self.tables.iter().map(|(name, (_, t))| (*name, t.events_written())).collect()
+    }
+
+    /// Events in the rows that could not be written, by table.
+    pub fn events_failed(&self) -> BTreeMap<&'static str, u64> {
+        self.tables.iter().map(|(name, (_, t))| (*name, t.events_failed())).filter(|(_, n)| *n > 0).collect()
+    }
+
     /// Bytes in closed segments.
     pub fn bytes_closed(&self) -> u64 {
         self.closed.iter().map(|s| s.bytes).sum()
@@ -182,6 +192,8 @@ trait AnyTable: Send {
     fn discard(&mut self);
     fn written(&self) -> u64;
     fn failed(&self) -> u64;
+    fn events_written(&self) -> u64;
+    fn events_failed(&self) -> u64;
 }
 
 /// Writes the segments of one table.
@@ -190,15 +202,38 @@ pub struct TableWriter<R: Row> {
     builder: R::Builder,
     segment: Option<Segment>,
     next: u32,
-    written: u64,
-    failed: u64,
+    /// In the builder, not encoded yet.
+    pending: Count,
+    written: Count,
+    failed: Count,
+}
+
+/// Rows, and the events that they stand for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    rows: u64,
+    events: u64,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.events += other.events;
+    }
+}
+
+impl std::ops::SubAssign for Count {
+    fn sub_assign(&mut self, other: Self) {
+        self.rows -= other.rows;
+        self.events -= other.events;
+    }
 }
 
 struct Segment {
     path: PathBuf,
     writer: ArrowWriter<WatchedFile>,
     os_error: Arc<AtomicI32>,
-    rows: u64,
+    count: Count,
 }
 
 /// A file that keeps the number of its last error: the Parquet writer turns some errors into text, and "disk full"
@@ -235,8 +270,9 @@ impl<R: Row> TableWriter<R> {
             builder: R::Builder::default(),
             segment: None,
             next: 1,
-            written: 0,
-            failed: 0,
+            pending: Count::default(),
+            written: Count::default(),
+            failed: Count::default(),
         }
     }
 
@@ -246,24 +282,25 @@ impl<R: Row> TableWriter<R> {
     /// If a batch could not be written. The open segment is given up (its rows are counted as failed, its file is
     /// removed so that it takes no space), closed ones stay, and the next row begins a new segment.
     pub fn push(&mut self, row: R) -> Result<()> {
+        self.pending += Count { rows: 1, events: row.events() };
         self.builder.push(row);
         if self.builder.len() >= BATCH_ROWS { self.flush_batch() } else { Ok(()) }
     }
 
     fn flush_batch(&mut self) -> Result<()> {
-        let rows = self.builder.len() as u64;
-        if rows == 0 {
+        let count = std::mem::take(&mut self.pending);
+        if count.rows == 0 {
             return Ok(());
         }
         let arrays = self.builder.finish();
-        let result = self.write_batch(arrays, rows);
+        let result = self.write_batch(arrays, count);
         if result.is_err() {
-            self.give_up(rows);
+            self.give_up(count);
         }
         result
     }
 
-    fn write_batch(&mut self, arrays: Vec<arrow::array::ArrayRef>, rows: u64) -> Result<()> {
+    fn write_batch(&mut self, arrays: Vec<arrow::array::ArrayRef>, count: Count) -> Result<()> {
         if self.segment.is_none() {
             self.segment = Some(self.open_segment()?);
         }
@@ -271,8 +308,8 @@ impl<R: Row> TableWriter<R> {
         let batch = RecordBatch::try_new(R::schema(), arrays)
             .map_err(|e| Error::io("encode", &segment.path, std::io::Error::other(e)))?;
         segment.writer.write(&batch).map_err(|e| parquet_error("write", &segment.path, &segment.os_error, e))?;
-        segment.rows += rows;
-        self.written += rows;
+        segment.count += count;
+        self.written += count;
         Ok(())
     }
 
@@ -290,28 +327,28 @@ impl<R: Row> TableWriter<R> {
         let writer = ArrowWriter::try_new(file, R::schema(), Some(properties::<R>()))
             .map_err(|e| parquet_error("create", &path, &os_error, e))?;
         self.next += 1;
-        Ok(Segment { path, writer, os_error, rows: 0 })
+        Ok(Segment { path, writer, os_error, count: Count::default() })
     }
 
     /// Drops the open segment after an error; `pending` rows were not yet part of it.
-    fn give_up(&mut self, pending: u64) {
+    fn give_up(&mut self, pending: Count) {
         self.failed += pending;
         if let Some(segment) = self.segment.take() {
-            self.failed += segment.rows;
-            self.written -= segment.rows;
+            self.failed += segment.count;
+            self.written -= segment.count;
             remove_with_space(&segment.path);
         }
     }
 
     fn finish_segment(segment: Segment) -> Result<SegmentInfo> {
-        let Segment { path, writer, os_error, rows } = segment;
+        let Segment { path, writer, os_error, count } = segment;
         let file = writer.into_inner().map_err(|e| parquet_error("close", &path, &os_error, e))?.file;
         // No fsync: a crash of the host ends the incident's evidence anyway, a kill of the recorder does not need it.
         let bytes = file.metadata().map_err(|e| Error::io("read the size of", &path, e))?.len();
         let last = path.with_extension("");
         fs::rename(&path, &last).map_err(|e| Error::io("rename into place", &last, e))?;
         let file = last.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(SegmentInfo { table: R::NAME.to_owned(), file, rows, bytes })
+        Ok(SegmentInfo { table: R::NAME.to_owned(), file, rows: count.rows, bytes })
     }
 }
 
@@ -323,12 +360,12 @@ impl<R: Row> AnyTable for TableWriter<R> {
     fn close_segment(&mut self) -> Result<Option<SegmentInfo>> {
         self.flush_batch()?;
         let Some(segment) = self.segment.take() else { return Ok(None) };
-        let (rows, path) = (segment.rows, segment.path.clone());
+        let (count, path) = (segment.count, segment.path.clone());
         match Self::finish_segment(segment) {
             Ok(info) => Ok(Some(info)),
             Err(e) => {
-                self.failed += rows;
-                self.written -= rows;
+                self.failed += count;
+                self.written -= count;
                 remove_with_space(&path);
                 Err(e)
             }
@@ -336,17 +373,25 @@ impl<R: Row> AnyTable for TableWriter<R> {
     }
 
     fn discard(&mut self) {
-        let rows = self.builder.len() as u64;
         self.builder.finish();
-        self.give_up(rows);
+        let pending = std::mem::take(&mut self.pending);
+        self.give_up(pending);
     }
 
     fn written(&self) -> u64 {
-        self.written + self.builder.len() as u64
+        self.written.rows + self.pending.rows
     }
 
     fn failed(&self) -> u64 {
-        self.failed
+        self.failed.rows
+    }
+
+    fn events_written(&self) -> u64 {
+        self.written.events + self.pending.events
+    }
+
+    fn events_failed(&self) -> u64 {
+        self.failed.events
     }
 }
 

@@ -21,7 +21,7 @@ table! {
         /// Start of the fault; of its end where the start was not seen (`dur` is null then).
         ts: i64 = Delta,
         /// Service time: end − start. Includes lock wait, reclaim and I/O; excludes exception entry and exit and the memory.high sleep. Null if the start was not seen.
-        dur: Option<i64> = Delta,
+        dur: Option<i64> = Plain,
         /// Process (thread group).
         pid: u32 = Dictionary,
         /// Thread.

@@ -28,10 +28,13 @@ table! {
     /// Bounded: after the first `io_calls_per_process` calls of a process (a knob in the manifest) the rest is counted
     /// in `losses` as `over_limit`. No payload is recorded, only the first byte, which tells a TLS handshake (0x16)
     /// from data.
+    ///
+    /// An accept or read that was under way when the recording reached its thread has a row, too: its `ts` is its exit
+    /// and its `dur` is 0 (counted as `no_start`).
     pub struct IoCall("io_calls") {
-        /// Entry.
+        /// Entry; exit where the entry was before the recording.
         ts: i64 = Delta,
-        /// Entry to exit.
+        /// Entry to exit; 0 where the entry was before the recording.
         dur: i64 = Delta,
         /// Process (thread group).
         pid: u32 = Dictionary,

@@ -13,7 +13,7 @@ name_enum! {
         StackUnreadable = "stack_unreadable",
         /// The stack's frames could not be sent: the row is there, its stack is null.
         StackLost = "stack_lost",
-        /// The start was not seen: the row is there, its duration is null.
+        /// The start was not seen: the row is there, its duration is null (`io_calls`: 0).
         NoStart = "no_start",
         /// The row could not be written (disk full).
         WriteFailed = "write_failed",

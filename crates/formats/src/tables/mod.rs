@@ -3,6 +3,7 @@
 //! Conventions: `ts` is CLOCK_MONOTONIC in ns, `dur` is ns, every other unit is in the column's name; null is "not
 //! measured" or "does not apply", zero is measured; pids and tids are those of the recorder's pid namespace.
 
+mod fault_runs;
 mod faults;
 mod files;
 mod frames;
@@ -15,8 +16,10 @@ mod off_cpu;
 mod process_events;
 mod refusals;
 mod samples;
+mod sockets;
 mod symbols;
 
+pub use fault_runs::{FAULT_BUCKETS, FaultRun};
 pub use faults::{Fault, FaultKind, error_code};
 pub use files::FileRow;
 pub use frames::Frame;
@@ -29,6 +32,7 @@ pub use off_cpu::{OffCpu, OffCpuState};
 pub use process_events::{ProcessEvent, ProcessEventKind};
 pub use refusals::Refusal;
 pub use samples::{Sample, SampleSource};
+pub use sockets::{SocketFamily, SocketRole, SocketRow};
 pub use symbols::{SymbolRow, SymbolSource};
 
 use crate::table::{Column, Row};
@@ -53,10 +57,12 @@ pub const ALL: &[TableInfo] = &[
     info::<MemoryCall>(),
     info::<Refusal>(),
     info::<Fault>(),
+    info::<FaultRun>(),
     info::<GcEvent>(),
     info::<ProcessEvent>(),
     info::<IoCall>(),
     info::<OffCpu>(),
+    info::<SocketRow>(),
     info::<MapRow>(),
     info::<FileRow>(),
     info::<Sample>(),

@@ -56,6 +56,7 @@ struct scratch {
 	u64 window[WINDOW_WORDS];
 	u64 spare; /* index + 1 stays inside for the verifier */
 	struct mt_stack stack;
+	struct mt_fault_batch batch;
 };
 
 struct {
@@ -64,6 +65,16 @@ struct {
 	__type(key, u32);
 	__type(value, struct scratch);
 } scratch SEC(".maps");
+
+/* How often the mappings of an address space have changed, by the number of its image (modulo the size: two that share
+ * an element only break each other's runs of faults). */
+#define EPOCHS 4096
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, EPOCHS);
+	__type(key, u32);
+	__type(value, u32);
+} epochs SEC(".maps");
 
 /* Not shared: each probe counts for itself. */
 struct {
@@ -85,6 +96,24 @@ static __always_inline void count_by(u32 which, u64 n)
 static __always_inline void count(u32 which)
 {
 	count_by(which, 1);
+}
+
+static __always_inline u32 epoch_of(u32 image)
+{
+	u32 key = image & (EPOCHS - 1);
+	u32 *epoch = bpf_map_lookup_elem(&epochs, &key);
+
+	return epoch ? *(volatile u32 *)epoch : 0;
+}
+
+/* The mappings of an address space have changed, or it is gone. */
+static __always_inline void next_epoch(u32 image)
+{
+	u32 key = image & (EPOCHS - 1);
+	u32 *epoch = bpf_map_lookup_elem(&epochs, &key);
+
+	if (epoch)
+		__sync_fetch_and_add(epoch, 1);
 }
 
 static __always_inline struct mt_config *settings(void)
@@ -206,7 +235,9 @@ static __always_inline u64 return_address_on_top(struct scratch *s, u32 image)
  * buffer. A frame pointer may point to a lower address than the one before: Go's systemstack changes from the thread's
  * stack to the goroutine's. The hash covers the process and its image, because an address means something else
  * elsewhere. reading_user_memory tells the fault probe that a fault on this CPU is caused by us. */
-static __always_inline u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u64 bp)
+/* Not static: the verifier then walks through its loop once and not once for every path to every call, which is the
+ * difference between milliseconds and half a second in loading the probe of faults. */
+__noinline __attribute__((unused)) u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u64 bp)
 {
 	struct scratch *s = my_scratch();
 	u32 n = 1, seen = 1;

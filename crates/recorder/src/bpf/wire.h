@@ -16,6 +16,8 @@ enum mt_event {
 	MT_GC = 7,
 	MT_OFF_CPU = 8,
 	MT_REFUSAL = 9,
+	MT_FAULT_RUN = 10,
+	MT_FAULT_BATCHED = 11,
 };
 
 /* Begins every record. */
@@ -121,6 +123,42 @@ struct mt_fault {
 	u64 stack;
 };
 
+/* Buckets of service times: below 2^8 ns, below 2^9, …, below 2^22, the rest. */
+#define MT_FAULT_BUCKETS 16
+
+/* Faults of one thread at pages at equal distances, that differ in nothing else. detail: MT_FAULT_MAJOR. aux: error
+ * code. ts: start of the first. */
+struct mt_fault_run {
+	struct mt_header h;
+	u64 span; /* start of the first to end of the last */
+	u64 addr; /* of the first */
+	u64 ip;
+	u64 stack;
+	s64 stride; /* pages from one to the next */
+	u64 count;
+	u64 sum; /* of the service times, and the least and the greatest */
+	u64 min;
+	u64 max;
+	u32 histogram[MT_FAULT_BUCKETS];
+};
+
+#define MT_FAULT_BATCH 32
+
+struct mt_fault_entry {
+	u64 addr;
+	u32 after; /* start, ns after the header's time */
+	u32 dur;
+};
+
+/* Faults that differ in time and address only, one by one. detail and aux as above. */
+struct mt_fault_batch {
+	struct mt_header h;
+	u64 ip;
+	u64 stack;
+	u64 count;
+	struct mt_fault_entry entries[MT_FAULT_BATCH];
+};
+
 /* detail: 1 cycle start, 2 mark termination, 3 sweep, 4 stop the world, 5 start the world. aux: AX at entry. */
 struct mt_gc {
 	struct mt_header h;
@@ -167,6 +205,7 @@ struct mt_config {
 	u64 off_cpu_min_ns;
 	u64 io_calls_per_process;
 	u64 ring_wakeup_bytes;
+	u64 slow_fault_ns; /* slower faults are sent one by one */
 	u32 recorder_pid;
 	u32 comm_bytes; /* 0: no target by name */
 	char comm[16];

@@ -6,15 +6,17 @@ mod faults;
 mod gc_events;
 mod io_calls;
 mod memory_calls;
-mod off_cpu;
+pub(crate) mod off_cpu;
 mod process_events;
 mod refusals;
 pub(crate) mod wire;
 
+pub(crate) use faults::count_and_sum as faults_in;
 pub(crate) use gc_events::prologue;
 pub(crate) use memory_calls::NewCode;
 pub(crate) use process_events::{Executable, Life, LifeKind};
 
+use crate::FaultMode;
 use crate::session::Sink;
 use wire::Undecodable;
 
@@ -38,6 +40,8 @@ pub(crate) enum Attach {
     SoftwareEvent(u64),
     /// To the entry of a function of the Go runtime, in every Go binary among the targets.
     GoEntry(&'static str),
+    /// Not at all: run on each CPU when user space wants what the probe has not sent yet.
+    Flush,
 }
 
 /// One program of a probe's object.
@@ -68,16 +72,16 @@ pub(crate) struct Variant {
 pub(crate) trait Probe: Sync {
     /// Name: that of its folder.
     fn name(&self) -> &'static str;
-    /// Table that its rows go to; no other probe writes there.
-    fn table(&self) -> &'static str;
+    /// Tables that its rows go to; no other probe writes there.
+    fn tables(&self) -> &'static [&'static str];
     /// What stays invisible without it.
     fn hides(&self) -> &'static str;
-    /// The event of its records.
-    fn event(&self) -> u16;
+    /// The events of its records.
+    fn events(&self) -> &'static [u16];
     /// The BPF object.
     fn object(&self) -> &'static [u8];
     /// The ways to run it, best first.
-    fn variants(&self) -> &'static [Variant];
+    fn variants(&self, faults: FaultMode) -> &'static [Variant];
     /// Names of its own counters (`MT_OWN_0` …): events that write no row by design.
     fn ignored(&self) -> &'static [&'static str];
     /// Decodes a record and writes its row.
@@ -102,11 +106,13 @@ mod tests {
     #[test]
     fn names_tables_and_events_are_unique_and_the_tables_exist() {
         for (i, a) in ALL.iter().enumerate() {
-            assert!(mtrace_formats::tables::ALL.iter().any(|t| t.name == a.table()), "{}", a.table());
+            for table in a.tables() {
+                assert!(mtrace_formats::tables::ALL.iter().any(|t| t.name == *table), "{table}");
+            }
             for b in &ALL[i + 1..] {
                 assert_ne!(a.name(), b.name());
-                assert_ne!(a.table(), b.table());
-                assert_ne!(a.event(), b.event());
+                assert!(a.tables().iter().all(|t| !b.tables().contains(t)));
+                assert!(a.events().iter().all(|e| !b.events().contains(e)));
             }
         }
     }

@@ -79,6 +79,8 @@ pub(crate) mod event {
     pub(crate) const GC: u16 = 7;
     pub(crate) const OFF_CPU: u16 = 8;
     pub(crate) const REFUSAL: u16 = 9;
+    pub(crate) const FAULT_RUN: u16 = 10;
+    pub(crate) const FAULT_BATCH: u16 = 11;
 }
 
 /// `struct mt_stack`.

@@ -20,9 +20,11 @@ impl Session<'_> {
     pub(super) fn finish(mut self, reason: &'static str) -> Result<Summary, Error> {
         let costs = self.bpf_costs();
         self.probes.iter_mut().for_each(super::load::Loaded::detach);
+        // Programs that were running are through now, and what they have not sent is at hand.
+        std::thread::sleep(SETTLE);
+        self.flush_probes();
         self.manifest.window.end_ns = Some(monotonic_ns());
         self.manifest.window.end_reason = Some(reason.to_owned());
-        std::thread::sleep(SETTLE);
         self.drain();
         self.note_losses(monotonic_ns());
         self.cost.recording_ended();
@@ -90,7 +92,7 @@ impl Session<'_> {
         let sink = self.sink.borrow();
         let account = |p: &super::load::Loaded| -> Account {
             let probe = p.probe;
-            accounts::account(probe.name(), probe.table(), probe.ignored(), &p.counters(), sink.counts(probe))
+            accounts::account(probe.name(), probe.tables()[0], probe.ignored(), &p.counters(), sink.counts(probe))
         };
         self.manifest.accounts = self.probes.iter().map(account).collect();
         let reports: Vec<ProbeReport> = self.probes.iter().map(super::load::Loaded::report).collect();

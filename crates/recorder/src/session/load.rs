@@ -8,9 +8,10 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Mutex;
 
-use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramMut};
+use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramInput, ProgramMut};
 use mtrace_formats::capture::{BpfCost, ProbeReport, ProbeStatus};
 
+use crate::FaultMode;
 use crate::accounts::{COUNTERS, Counters};
 use crate::cost::run_stats;
 use crate::probes::{Attach, Probe, Variant, prologue};
@@ -55,9 +56,9 @@ impl Loaded {
     ///
     /// # Errors
     /// In plain words, why no variant could be loaded.
-    pub(crate) fn load(probe: &'static dyn Probe, shared: &SharedMaps) -> Result<Self, String> {
+    pub(crate) fn load(probe: &'static dyn Probe, faults: FaultMode, shared: &SharedMaps) -> Result<Self, String> {
         let mut reasons = Vec::new();
-        for variant in probe.variants() {
+        for variant in probe.variants(faults) {
             match load_variant(probe, variant, shared) {
                 Ok(object) => {
                     return Ok(Self { probe, variant, object, links: Vec::new(), go: GoAttached::default() });
@@ -76,7 +77,7 @@ impl Loaded {
         let said = LibbpfWords::begin();
         for program in self.variant.programs {
             let attached = match program.attach {
-                Attach::GoEntry(_) => continue,
+                Attach::GoEntry(_) | Attach::Flush => continue,
                 Attach::BySection => find(&self.object, program.name)
                     .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| e.to_string())),
                 Attach::SoftwareEvent(config) => {
@@ -89,6 +90,32 @@ impl Loaded {
                     self.links.clear();
                     return Err(format!("failed to attach `{}`: {e}{}", program.name, said.end()));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the probe send what it holds back on any CPU.
+    ///
+    /// # Errors
+    /// In plain words, if the kernel does not run the program (BPF_PROG_TEST_RUN for raw tracepoints: 5.10).
+    pub(crate) fn flush(&self) -> Result<(), String> {
+        const BPF_F_TEST_RUN_ON_CPU: u32 = 1;
+        let Some(program) = self.variant.programs.iter().find(|p| p.attach == Attach::Flush) else { return Ok(()) };
+        let found = find(&self.object, program.name)?;
+        for cpu in online_cpus()? {
+            let mut busy = 1;
+            // Busy: a program of the probe was interrupted; it is through in no time.
+            for _ in 0..100 {
+                let input =
+                    ProgramInput { cpu: cpu.unsigned_abs(), flags: BPF_F_TEST_RUN_ON_CPU, ..ProgramInput::default() };
+                busy = found.test_run(input).map_err(|e| format!("`{}` on CPU {cpu}: {e}", program.name))?.return_value;
+                if busy == 0 {
+                    break;
+                }
+            }
+            if busy != 0 {
+                return Err(format!("`{}` on CPU {cpu}: a fault is in progress there", program.name));
             }
         }
         Ok(())
@@ -177,6 +204,14 @@ impl Loaded {
             }
         }
         sum
+    }
+
+    /// Adds an entry to one of the object's own maps, unless the key is there already.
+    pub(crate) fn add_to_map(&self, map: &str, key: &[u8], value: &[u8]) {
+        if let Some(map) = self.object.maps().find(|m| m.name() == map) {
+            // That the key is there, or that the map is full, is not worth a word: the entry is one of thousands.
+            let _ = map.update(key, value, MapFlags::NO_EXIST);
+        }
     }
 
     /// Time inside its programs, where the kernel measured it.

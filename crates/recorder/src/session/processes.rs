@@ -12,6 +12,7 @@ use super::sink::Sink;
 use crate::host::monotonic_ns;
 use crate::probes::{Life, LifeKind, NewCode};
 use crate::snapshots;
+use crate::sockets;
 use crate::symbols::build_id_hex;
 use crate::target::find::ProcessFacts;
 
@@ -34,6 +35,8 @@ pub(crate) enum Todo {
     NewProgram { pid: u32, stopped: bool },
     /// It is new: sample it.
     Sample(u32),
+    /// It ran before it became a target at this time: some of its threads sleep.
+    Joined { pid: u32, ts: i64 },
     /// It ended: take it out of the kernel's map.
     Ended(u32),
 }
@@ -78,6 +81,7 @@ impl Processes {
         for (tid, name) in facts.threads.iter().filter(|(tid, _)| *tid != facts.pid) {
             sink.push_added(row(ProcessEventKind::Name, *tid, name));
         }
+        sockets::of_process(facts.pid).into_iter().for_each(|r| sink.push(r));
         self.describe(facts);
         self.snapshot(facts.pid, SnapshotReason::Attach, sink);
     }
@@ -96,7 +100,11 @@ impl Processes {
                 if let Some(facts) = ProcessFacts::read(life.pid) {
                     self.attached(&facts, sink);
                 }
-                todo.extend([Todo::Sample(life.pid), Todo::NewProgram { pid: life.pid, stopped: false }]);
+                todo.extend([
+                    Todo::Joined { pid: life.pid, ts: life.ts },
+                    Todo::Sample(life.pid),
+                    Todo::NewProgram { pid: life.pid, stopped: false },
+                ]);
             }
             LifeKind::Exit => {
                 self.ended(life.pid, Some(life.status));

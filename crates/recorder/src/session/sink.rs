@@ -55,7 +55,7 @@ impl Sink {
         let result = match event {
             event::STACK => self.take_stack(bytes),
             event::FILE => self.take_file(bytes),
-            _ => match probes::ALL.iter().find(|p| p.event() == event) {
+            _ => match probes::ALL.iter().find(|p| p.events().contains(&event)) {
                 Some(probe) => probe.record(bytes, self),
                 None => Err(Undecodable),
             },
@@ -89,15 +89,15 @@ impl Sink {
         Ok(())
     }
 
-    /// The number of the stack with this hash; 0 and 1 are "no stack" (`enum mt_no_stack`), which the kernel side has
-    /// counted.
-    pub(crate) fn stack_id(&mut self, hash: u64, probe: &dyn Probe) -> Option<u32> {
+    /// The number of the stack with this hash, for a record of so many events; 0 and 1 are "no stack"
+    /// (`enum mt_no_stack`), which the kernel side has counted.
+    pub(crate) fn stack_id(&mut self, hash: u64, probe: &dyn Probe, events: u64) -> Option<u32> {
         if hash <= 1 {
             return None;
         }
         let id = self.stacks.id(hash);
         if id.is_none() {
-            *self.stack_lost.entry(probe.name()).or_default() += 1;
+            *self.stack_lost.entry(probe.name()).or_default() += events;
         }
         id
     }
@@ -131,13 +131,13 @@ impl Sink {
 
     /// What was counted here for a probe.
     pub(crate) fn counts(&self, probe: &dyn Probe) -> UserCounts {
-        let of = |counts: BTreeMap<&'static str, u64>| counts.get(probe.table()).copied().unwrap_or(0);
+        let of = |counts: BTreeMap<&'static str, u64>| probe.tables().iter().filter_map(|t| counts.get(t)).sum();
         UserCounts {
-            written: of(self.writer.rows_written()),
-            write_failed: of(self.writer.rows_failed()),
+            written: of(self.writer.events_written()),
+            write_failed: of(self.writer.events_failed()),
             // The only table that also has rows of our own.
-            added: if probe.event() == event::PROCESS { self.added } else { 0 },
-            undecodable: self.undecodable.get(&probe.event()).copied().unwrap_or(0),
+            added: if probe.events().contains(&event::PROCESS) { self.added } else { 0 },
+            undecodable: probe.events().iter().filter_map(|e| self.undecodable.get(e)).sum(),
             stack_lost: self.stack_lost.get(probe.name()).copied().unwrap_or(0),
         }
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::load::Loaded;
 use super::processes::Processes;
 use super::reserve::Reserve;
-use super::{Due, Session, Sink, nanoseconds};
+use super::{Due, Session, Sink, nanoseconds, sleepers};
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
 use crate::error::{Error, kernel};
@@ -26,7 +26,7 @@ use crate::ring::{Config, SharedMaps};
 use crate::sampler::Sampler;
 use crate::target::find::{self, ProcessFacts};
 use crate::target::launch::{Launched, ResourceLimits};
-use crate::{Options, TargetSpec};
+use crate::{FaultMode, Options, TargetSpec};
 
 /// The inode of the initial pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -45,7 +45,7 @@ pub(super) fn start(options: &Options) -> Result<Session<'_>, Error> {
     let cost = CostMeter::start();
     let limits = ResourceLimits::current();
     let facts = HostFacts::gather();
-    let plan = plan::plan(&facts, &options.without)?;
+    let plan = plan::plan(&facts, &options.without, options.faults)?;
     check_pid_namespace()?;
     let wanted = find_targets(&options.target, &limits)?;
     raise_limits();
@@ -114,20 +114,23 @@ fn begin<'a>(
     cost: CostMeter,
 ) -> Result<Session<'a>, Error> {
     let reserve = Reserve::new(writer.dir())?;
-    let fault_cost = plan.fault_probe().map(crate::calibrate::fault_cost);
+    let fault_cost = plan.fault_probe().map(|p| crate::calibrate::fault_cost(p, options.faults));
     let attach_begin_ns = monotonic_ns();
     let shared = SharedMaps::create(options.ring_bytes)?;
     let mut processes = Processes::default();
     let next_image = add_targets(&wanted, &shared, &mut processes)?;
     shared.configure(&Config {
         off_cpu_min_ns: nanoseconds(options.off_cpu_min).unsigned_abs(),
+        slow_fault_ns: nanoseconds(options.slow_fault).unsigned_abs(),
         io_calls_per_process: options.io_calls_per_process,
         comm: wanted.comm,
         next_image,
     })?;
     let sink = Rc::new(RefCell::new(Sink::new(writer)));
     let ring = open_ring(&shared, &sink)?;
-    let (probes, absent) = load_all(plan, &shared)?;
+    let (probes, absent) = load_all(plan, options.faults, &shared)?;
+    let attached = monotonic_ns();
+    wanted.running.iter().for_each(|f| sleepers::note(&probes, f.pid, attached));
     let now = monotonic_ns();
     let mut session = Session {
         options,
@@ -207,12 +210,12 @@ fn open_ring(shared: &SharedMaps, sink: &Rc<RefCell<Sink>>) -> Result<RingBuffer
 }
 
 /// Loads everything first and attaches it then, so that the probes begin as close together as can be.
-fn load_all(plan: Plan, shared: &SharedMaps) -> Result<(Vec<Loaded>, Vec<ProbeReport>), Error> {
+fn load_all(plan: Plan, faults: FaultMode, shared: &SharedMaps) -> Result<(Vec<Loaded>, Vec<ProbeReport>), Error> {
     let mut absent = plan.absent;
     let mut probes: Vec<Loaded> = Vec::new();
     let mut refuse = |probe: &'static dyn Probe, e: String| absent.push(plan::absent(probe, e));
     for probe in plan.load {
-        match Loaded::load(probe, shared) {
+        match Loaded::load(probe, faults, shared) {
             Ok(loaded) => probes.push(loaded),
             Err(e) => refuse(probe, e),
         }
@@ -256,6 +259,8 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
         ("ring_bytes".to_owned(), json!(options.ring_bytes)),
         ("sample_interval_ns".to_owned(), json!(nanoseconds(options.sample_interval))),
         ("segment_interval_ns".to_owned(), json!(nanoseconds(options.segment_interval))),
+        ("faults".to_owned(), json!(options.faults.name())),
+        ("slow_fault_ns".to_owned(), json!(nanoseconds(options.slow_fault))),
         ("off_cpu_min_ns".to_owned(), json!(nanoseconds(options.off_cpu_min))),
         ("io_calls_per_process".to_owned(), json!(options.io_calls_per_process)),
         ("duration_ns".to_owned(), json!(options.duration.map(nanoseconds))),

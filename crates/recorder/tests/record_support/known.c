@@ -4,6 +4,7 @@
  *     known fork N             forks N children; each executes `known faults 100` and is waited for
  *     known touch PAGES        touches PAGES pages and says nothing
  *     known loop               touches pages until it is killed
+ *     known wait               waits for a byte on its standard input, then touches 100 pages
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -107,6 +108,14 @@ int main(int argc, char **argv)
 		return children(argv[0], n);
 	if (argc > 1 && !strcmp(argv[1], "touch")) {
 		a_outer(map(n), n);
+		return 0;
+	}
+	if (argc > 1 && !strcmp(argv[1], "wait")) {
+		char byte, *p = map(100);
+
+		if (read(0, &byte, 1) != 1)
+			return 6;
+		a_outer(p, 100);
 		return 0;
 	}
 	if (argc > 1 && !strcmp(argv[1], "loop")) {

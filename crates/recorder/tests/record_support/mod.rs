@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mtrace_formats::capture::{Account, Capture, State};
 use mtrace_formats::table::Row;
-use mtrace_formats::tables::{Frame, LossReason, SymbolRow};
+use mtrace_formats::tables::{Fault, FaultRun, Frame, LossReason, SymbolRow};
 use mtrace_recorder::host::HostFacts;
 use mtrace_recorder::{Options, Summary, TargetSpec, record};
 
@@ -42,6 +42,31 @@ pub(crate) fn compile(source: &str, dir: &Path) -> PathBuf {
     program
 }
 
+/// All faults of a capture, one by one: those of a run at equal distances in time, each with the mean service time.
+pub(crate) fn faults_of(capture: &Capture) -> Vec<Fault> {
+    let (mut faults, skipped) = capture.read::<Fault>();
+    let (runs, skipped_runs) = capture.read::<FaultRun>();
+    assert!(skipped.is_empty() && skipped_runs.is_empty(), "{skipped:?} {skipped_runs:?}");
+    for run in runs {
+        assert_eq!(run.histogram().iter().map(|n| u64::from(*n)).sum::<u64>(), run.count, "{run:?}");
+        assert!(run.count >= 2 && run.dur_min <= run.dur_max && run.dur_sum <= run.span, "{run:?}");
+        let (n, pages) = (run.count as i64, i64::from(run.stride_pages));
+        faults.extend((0..n).map(|i| Fault {
+            ts: run.ts + run.span * i / n,
+            dur: Some(run.dur_sum / n),
+            pid: run.pid,
+            tid: run.tid,
+            addr: run.addr.wrapping_add_signed(pages * i * 4096),
+            ip: run.ip,
+            error_code: Some(run.error_code),
+            kind: run.kind,
+            stack_id: run.stack_id,
+        }));
+    }
+    faults.sort_by_key(|f| f.ts);
+    faults
+}
+
 /// A finished recording.
 pub(crate) struct Recording {
     pub(crate) summary: Summary,
@@ -56,6 +81,10 @@ impl Recording {
         let (rows, skipped) = self.capture.read::<R>();
         assert!(skipped.is_empty(), "{skipped:?}");
         rows
+    }
+
+    pub(crate) fn faults(&self) -> Vec<Fault> {
+        faults_of(&self.capture)
     }
 
     /// The functions of each stack, innermost first, inlined ones included.
@@ -88,6 +117,7 @@ impl Recording {
             *held.entry(s.table.as_str()).or_default() += s.rows;
         }
         assert_eq!(held.get("faults").copied().unwrap_or(0), self.rows::<t::Fault>().len() as u64);
+        *held.entry("faults").or_default() += self.rows::<t::FaultRun>().iter().map(|r| r.count).sum::<u64>();
         assert_eq!(held.get("memory_calls").copied().unwrap_or(0), self.rows::<t::MemoryCall>().len() as u64);
         let losses = self.rows::<t::Loss>();
         for a in &self.capture.manifest.accounts {

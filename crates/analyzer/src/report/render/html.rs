@@ -45,9 +45,9 @@ fn render(analysis: &Analysis, frames: usize) -> Result<String, Error> {
         .map(|s| Ok(SectionView { id: s.id, title: s.title, body: (s.render)(&context)? }))
         .collect::<Result<_, Error>>()?;
     let page = Page {
-        title: format!("{}: {}", summary::kind_label(analysis.verdict.kind), analysis.capture.name),
+        title: format!("{}: {}", summary::kind_label(analysis.verdict.kind), analysis.facts.capture.name),
         style: Html::from_markup(include_str!("../../../templates/style.css").to_owned()),
-        capture: &analysis.capture.name,
+        capture: &analysis.facts.capture.name,
         facts: facts(analysis),
         version: &analysis.mtrace_version,
         sections,
@@ -57,7 +57,7 @@ fn render(analysis: &Analysis, frames: usize) -> Result<String, Error> {
 
 /// The line at the top: what this is about, in few words.
 fn facts(analysis: &Analysis) -> Vec<Html> {
-    let c = &analysis.capture;
+    let c = &analysis.facts.capture;
     let mut facts = Vec::new();
     if let Some(p) = c.processes.first() {
         let name = p.comm.as_deref().unwrap_or("process");

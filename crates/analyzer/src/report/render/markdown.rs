@@ -18,8 +18,11 @@ const WHY_CHARS: usize = 240;
 pub fn render_markdown(analysis: &Analysis) -> String {
     let mut out = String::new();
     push_verdict(&mut out, analysis);
-    if let Some(ledger) = analysis.ledgers.first() {
+    if let Some(ledger) = analysis.facts.ledgers.first() {
         push_ledger(&mut out, ledger);
+    }
+    if let (Some(requests), Some(slowest)) = (summary::requests(analysis), summary::slowest_request(analysis)) {
+        let _ = writeln!(out, "**Requests:** {}; slowest: {}\n", markdown(&requests), markdown(&slowest));
     }
     push_findings(&mut out, analysis);
     push_causes(&mut out, "Ruled out", &summary::ruled_out(analysis).collect::<Vec<_>>());
@@ -157,7 +160,7 @@ fn push_causes(out: &mut String, title: &str, causes: &[&RuledOut]) {
 fn push_footer(out: &mut String, analysis: &Analysis) {
     let _ = writeln!(out, "**Trust:** {}\n", markdown(&TrustSummary::new(analysis).line()));
     let mut links = vec!["[report.html](report.html)".to_owned(), "[report.json](report.json)".to_owned()];
-    for graph in analysis.flame_graphs.iter().filter(|g| summary::has_weight(g)) {
+    for graph in analysis.facts.flame_graphs.iter().filter(|g| summary::has_weight(g)) {
         links.push(format!("[{}]({})", markdown(&graph.title), summary::svg_file(graph)));
     }
     let _ = writeln!(out, "{}", links.join(" · "));

@@ -26,6 +26,7 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     out.entry("do", v.action.as_deref().unwrap_or_default(), LINES);
     out.entry("where", &place_and_gain(analysis), SHORT);
     out.ledger(analysis);
+    out.entry("requests", &summary::requests(analysis).unwrap_or_default(), 1);
     out.causes(analysis);
     out.entry("confidence", &v.confidence_reasons.join("; "), SHORT);
     let trust = TrustSummary::new(analysis);
@@ -100,7 +101,7 @@ impl Lines {
     }
 
     fn ledger(&mut self, analysis: &Analysis) {
-        let Some(ledger) = analysis.ledgers.first() else { return };
+        let Some(ledger) = analysis.facts.ledgers.first() else { return };
         let total = ledger.total_ns();
         let share = |ns: i64| format::share(ns as f64, total as f64);
         let (rows, small) = summary::worth_a_line(ledger);

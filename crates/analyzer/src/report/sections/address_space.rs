@@ -58,12 +58,12 @@ struct Strip {
 }
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
-    let failed = &context.analysis.failed_calls;
+    let failed = &context.analysis.facts.failed_calls;
     let view = View {
         failed: failed.iter().take(FAILED).map(|f| failed_call(f, context.zero_ns)).collect(),
         more_failed: failed.len().saturating_sub(FAILED),
         unseen: context.unseen(),
-        spaces: context.analysis.address_spaces.iter().map(|s| space(s, context)).collect(),
+        spaces: context.analysis.facts.address_spaces.iter().map(|s| space(s, context)).collect(),
     };
     Ok(Html::from_markup(view.render()?))
 }
@@ -101,7 +101,7 @@ fn errno(errno: i32) -> String {
 }
 
 fn space(s: &AddressSpace, context: &Context<'_>) -> SpaceView {
-    let t = &context.analysis.timeline;
+    let t = &context.analysis.facts.timeline;
     let axis = Axis::new(t.start_ns, t.end_ns, context.zero_ns);
     SpaceView {
         pid: s.pid,

@@ -68,9 +68,9 @@ struct ChurnView {
 }
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
-    let faults = &context.analysis.faults;
-    let churn = &context.analysis.churn.groups;
-    let window = context.analysis.ledgers.first().map(|l| l.window.name.clone());
+    let faults = &context.analysis.facts.faults;
+    let churn = &context.analysis.facts.churn.groups;
+    let window = context.analysis.facts.ledgers.first().map(|l| l.window.name.clone());
     let view = View {
         kinds: faults.kinds.iter().map(|k| kind(k, &shared_buckets(&faults.kinds))).collect(),
         groups: faults.groups.iter().take(GROUPS).enumerate().map(|(i, g)| group(i, g, window.as_deref())).collect(),

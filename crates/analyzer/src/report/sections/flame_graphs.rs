@@ -41,7 +41,7 @@ struct PictureView {
 }
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
-    let graphs = context.analysis.flame_graphs.iter().map(|g| graph(g, context.flame_frames)).collect();
+    let graphs = context.analysis.facts.flame_graphs.iter().map(|g| graph(g, context.flame_frames)).collect();
     Ok(Html::from_markup(View { graphs }.render()?))
 }
 

@@ -47,8 +47,8 @@ struct CycleView {
 }
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
-    let gc = &context.analysis.gc;
-    let refaults = context.analysis.churn.groups.iter().fold((0_u64, 0_i64), |(n, ns), g| {
+    let gc = &context.analysis.facts.gc;
+    let refaults = context.analysis.facts.churn.groups.iter().fold((0_u64, 0_i64), |(n, ns), g| {
         (n.saturating_add(g.refaults), ns.saturating_add(g.refault_ns).saturating_add(g.madvise_ns))
     });
     let view = View {

@@ -79,7 +79,7 @@ pub(super) fn bar(ledger: &Ledger, height: u32) -> Bar {
 }
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
-    let ledgers = context.analysis.ledgers.iter().map(|l| ledger(l, context.zero_ns)).collect();
+    let ledgers = context.analysis.facts.ledgers.iter().map(|l| ledger(l, context.zero_ns)).collect();
     Ok(Html::from_markup(View { ledgers }.render()?))
 }
 

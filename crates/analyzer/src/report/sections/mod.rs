@@ -8,6 +8,7 @@ mod findings;
 mod flame_graphs;
 mod gc;
 mod ledger;
+mod requests;
 mod shared;
 mod timeline;
 mod trust;
@@ -23,6 +24,7 @@ use super::summary;
 pub(super) const SECTIONS: &[Section] = &[
     verdict::SECTION,
     ledger::SECTION,
+    requests::SECTION,
     timeline::SECTION,
     findings::SECTION,
     flame_graphs::SECTION,
@@ -55,7 +57,7 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     /// What to add to "there was none": it can have been there unseen.
     pub(super) fn unseen(&self) -> &'static str {
-        let trust = &self.analysis.trust;
+        let trust = &self.analysis.facts.trust;
         if trust.probes.is_empty() || trust.probes.iter().any(|p| p.status != "ran") || summary::lost_events(trust) > 0
         {
             " That is as far as was recorded: see trust for what was not."

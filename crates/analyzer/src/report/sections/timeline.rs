@@ -60,7 +60,7 @@ struct BandRow {
 }
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
-    let timeline = &context.analysis.timeline;
+    let timeline = &context.analysis.facts.timeline;
     let zero = context.zero_ns;
     let backdrop = backdrop(context);
     let view = View {
@@ -79,10 +79,10 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
 
 /// The main window with some surroundings, where it would be small otherwise, and the whole capture.
 fn axes(context: &Context<'_>) -> Vec<(String, Axis)> {
-    let t = &context.analysis.timeline;
+    let t = &context.analysis.facts.timeline;
     let Some(whole) = Axis::new(t.start_ns, t.end_ns, context.zero_ns) else { return Vec::new() };
     let mut axes = Vec::new();
-    if let Some(window) = context.analysis.ledgers.first().map(|l| &l.window) {
+    if let Some(window) = context.analysis.facts.ledgers.first().map(|l| &l.window) {
         let length = window.end_ns.saturating_sub(window.start_ns);
         let span = t.end_ns - t.start_ns;
         let margin = length / 5;
@@ -114,10 +114,10 @@ fn drawing(index: usize, title: String, timeline: &Timeline, backdrop: &[Band], 
 
 /// The main window and the losses stand behind every panel; tints of further windows would only blur it.
 fn backdrop(context: &Context<'_>) -> Vec<Band> {
-    let main = context.analysis.ledgers.first().map(|l| (l.window.start_ns, l.window.end_ns));
+    let main = context.analysis.facts.ledgers.first().map(|l| (l.window.start_ns, l.window.end_ns));
     let shown =
         |b: &&Band| b.kind == "loss" || (b.kind == "window" && main.is_none_or(|m| m == (b.start_ns, b.end_ns)));
-    context.analysis.timeline.bands.iter().filter(shown).cloned().collect()
+    context.analysis.facts.timeline.bands.iter().filter(shown).cloned().collect()
 }
 
 /// A row per window, except for those that fill the drawing: windows overlap.

@@ -80,7 +80,7 @@ struct ProcessView {
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
     let analysis = context.analysis;
-    let (trust, zero) = (&analysis.trust, context.zero_ns);
+    let (trust, zero) = (&analysis.facts.trust, context.zero_ns);
     let view = View {
         summary: TrustSummary::new(analysis),
         replay: trust.replay.iter().map(|r| replay(r, zero)).collect(),
@@ -94,10 +94,10 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
             .collect(),
         damage: trust.damage.iter().take(ROWS).map(|d| Html::rich(d)).collect(),
         more_damage: trust.damage.len().saturating_sub(ROWS),
-        host: host(&analysis.capture, trust.clock_error_ns),
+        host: host(&analysis.facts.capture, trust.clock_error_ns),
         recorder: recorder(analysis),
-        processes: analysis.capture.processes.iter().map(process).collect(),
-        rows: analysis.capture.rows.iter().map(|(table, n)| (table.clone(), format::count(*n))).collect(),
+        processes: analysis.facts.capture.processes.iter().map(process).collect(),
+        rows: analysis.facts.capture.rows.iter().map(|(table, n)| (table.clone(), format::count(*n))).collect(),
     };
     Ok(Html::from_markup(view.render()?))
 }
@@ -181,7 +181,7 @@ fn host(c: &CaptureFacts, clock_error_ns: Option<i64>) -> Vec<(&'static str, Str
 }
 
 fn recorder(analysis: &Analysis) -> Vec<(&'static str, String)> {
-    let (trust, c) = (&analysis.trust, &analysis.capture);
+    let (trust, c) = (&analysis.facts.trust, &analysis.facts.capture);
     let length = c.end_ns.saturating_sub(c.start_ns).max(0) as f64;
     let part = |counts: (u64, u64)| match counts {
         (_, 0) => "none".to_owned(),

@@ -64,7 +64,7 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
             .filter(|c| !summary::says(verdict.action.as_deref(), c))
             .map(Html::sentence),
         reasons: verdict.confidence_reasons.iter().map(|r| Html::rich(r)).collect(),
-        bar: analysis.ledgers.first().map(|l| ledger::bar(l, 30)),
+        bar: analysis.facts.ledgers.first().map(|l| ledger::bar(l, 30)),
         runners_up: runners(analysis),
         ruled_out: summary::ruled_out(analysis).map(cause).collect(),
         not_checked: summary::not_checked(analysis).map(cause).collect(),

@@ -1,12 +1,20 @@
 //! Page faults of user addresses: start to end, with the address, the instruction, the error code and the stack.
 //!
+//! `--faults=runs` adds up in the kernel what follows each other (`fault_runs`) and keeps single rows of the rest and of
+//! slow faults; `--faults=every` writes a row each. Both are the same programs up to the moment in which a fault is put
+//! away, so counts and sums agree.
+//!
 //! Own counters: 0 `start_without_end`: the fault ended in a signal, in the kernel's fixup, or was not accounted.
+
+mod records;
 
 use mtrace_formats::tables::{Fault, FaultKind};
 
-use super::wire::{Reader, Undecodable, event};
+use super::wire::{Header, Reader, Undecodable, event};
 use super::{Attach, Probe, Program, Variant};
+use crate::FaultMode;
 use crate::session::Sink;
+pub(crate) use records::{Batch, Run};
 
 /// `enum perf_sw_ids`, include/uapi/linux/perf_event.h.
 const PERF_COUNT_SW_PAGE_FAULTS_MIN: u64 = 5;
@@ -15,10 +23,58 @@ const PERF_COUNT_SW_PAGE_FAULTS_MAJ: u64 = 6;
 const MAJOR: u16 = 1;
 const HAS_START: u16 = 2;
 
-const MINOR_END: Program =
-    Program { name: "fault_end_minor", attach: Attach::SoftwareEvent(PERF_COUNT_SW_PAGE_FAULTS_MIN) };
-const MAJOR_END: Program =
-    Program { name: "fault_end_major", attach: Attach::SoftwareEvent(PERF_COUNT_SW_PAGE_FAULTS_MAJ) };
+const fn minor(name: &'static str) -> Program {
+    Program { name, attach: Attach::SoftwareEvent(PERF_COUNT_SW_PAGE_FAULTS_MIN) }
+}
+
+const fn major(name: &'static str) -> Program {
+    Program { name, attach: Attach::SoftwareEvent(PERF_COUNT_SW_PAGE_FAULTS_MAJ) }
+}
+
+const fn flush(name: &'static str) -> Program {
+    Program { name, attach: Attach::Flush }
+}
+
+/// What every kernel can do.
+const ALONE: Variant = Variant {
+    name: "software_event",
+    programs: &[minor("end_minor_alone"), major("end_major_alone")],
+    lacks: Some("the kernel has no page_fault_user tracepoint: faults have no duration and no error code"),
+};
+
+const RUNS: &[Variant] = &[
+    Variant {
+        name: "tp_btf+software_event, runs",
+        programs: &[
+            Program::trace("start_user_run"),
+            Program::trace("start_kernel_run"),
+            Program::trace("fault_switch"),
+            Program::trace("thread_exit_run"),
+            minor("end_minor_run"),
+            major("end_major_run"),
+            flush("flush_run"),
+        ],
+        lacks: None,
+    },
+    ALONE,
+];
+
+const EVERY: &[Variant] = &[
+    Variant {
+        name: "tp_btf+software_event, every fault",
+        programs: &[
+            Program::trace("start_user_every"),
+            Program::trace("start_kernel_every"),
+            Program::trace("fault_switch"),
+            Program::trace("thread_exit_every"),
+            minor("end_minor_every"),
+            major("end_major_every"),
+            flush("flush_every"),
+        ],
+        lacks: None,
+    },
+    ALONE,
+];
 
 pub(crate) struct Faults;
 
@@ -27,44 +83,26 @@ impl Probe for Faults {
         "faults"
     }
 
-    fn table(&self) -> &'static str {
-        "faults"
+    fn tables(&self) -> &'static [&'static str] {
+        &["faults", "fault_runs"]
     }
 
     fn hides(&self) -> &'static str {
         "page faults: who touched which memory, when, and how long it took"
     }
 
-    fn event(&self) -> u16 {
-        event::FAULT
+    fn events(&self) -> &'static [u16] {
+        &[event::FAULT, event::FAULT_RUN, event::FAULT_BATCH]
     }
 
     fn object(&self) -> &'static [u8] {
         super::object!("faults")
     }
 
-    fn variants(&self) -> &'static [Variant] {
-        const {
-            &[
-                Variant {
-                    name: "tp_btf+software_event",
-                    programs: &[
-                        Program::trace("fault_start_user"),
-                        Program::trace("fault_start_kernel"),
-                        Program::trace("fault_thread_exit"),
-                        MINOR_END,
-                        MAJOR_END,
-                    ],
-                    lacks: None,
-                },
-                Variant {
-                    name: "software_event",
-                    programs: &[MINOR_END, MAJOR_END],
-                    lacks: Some(
-                        "the kernel has no page_fault_user tracepoint: faults have no duration and no error code",
-                    ),
-                },
-            ]
+    fn variants(&self, faults: FaultMode) -> &'static [Variant] {
+        match faults {
+            FaultMode::Every => EVERY,
+            FaultMode::Runs | FaultMode::Off => RUNS,
         }
     }
 
@@ -75,20 +113,55 @@ impl Probe for Faults {
     fn record(&self, bytes: &[u8], sink: &mut Sink) -> Result<(), Undecodable> {
         let mut r = Reader::new(bytes);
         let h = r.header()?;
-        let (dur, addr, ip, hash) = (r.i64()?, r.u64()?, r.u64()?, r.u64()?);
-        let has_start = h.detail & HAS_START != 0;
-        let stack_id = sink.stack_id(hash, self);
-        sink.push(Fault {
-            ts: h.ts,
-            dur: has_start.then_some(dur),
-            pid: h.pid,
-            tid: h.tid,
-            addr,
-            ip,
-            error_code: has_start.then_some(h.aux),
-            kind: if h.detail & MAJOR != 0 { FaultKind::Major } else { FaultKind::Minor },
-            stack_id,
-        });
+        match h.event {
+            event::FAULT_RUN => {
+                let run = Run::decode(h, &mut r)?;
+                let stack_id = sink.stack_id(run.stack, self, run.count);
+                sink.push(run.row(stack_id));
+            }
+            event::FAULT_BATCH => {
+                let batch = Batch::decode(h, &mut r)?;
+                let stack_id = sink.stack_id(batch.stack, self, batch.faults.len() as u64);
+                batch.rows(stack_id).for_each(|row| sink.push(row));
+            }
+            _ => {
+                let (dur, addr, ip, hash) = (r.i64()?, r.u64()?, r.u64()?, r.u64()?);
+                let has_start = h.detail & HAS_START != 0;
+                let stack_id = sink.stack_id(hash, self, 1);
+                sink.push(Fault {
+                    ts: h.ts,
+                    dur: has_start.then_some(dur),
+                    pid: h.pid,
+                    tid: h.tid,
+                    addr,
+                    ip,
+                    error_code: has_start.then_some(h.aux),
+                    kind: kind(h),
+                    stack_id,
+                });
+            }
+        }
         Ok(())
+    }
+}
+
+fn kind(h: Header) -> FaultKind {
+    if h.detail & MAJOR != 0 { FaultKind::Major } else { FaultKind::Minor }
+}
+
+/// Number and summed service time of the faults in a record of this probe; `None` if it is another's.
+pub(crate) fn count_and_sum(bytes: &[u8]) -> Option<(i64, i64)> {
+    let mut r = Reader::new(bytes);
+    let h = r.header().ok()?;
+    match h.event {
+        event::FAULT => Some((1, r.i64().ok()?)),
+        event::FAULT_RUN => {
+            Run::decode(h, &mut r).ok().map(|run| (i64::try_from(run.count).unwrap_or(i64::MAX), run.dur_sum))
+        }
+        event::FAULT_BATCH => {
+            let batch = Batch::decode(h, &mut r).ok()?;
+            Some((batch.faults.len() as i64, batch.faults.iter().map(|f| i64::from(f.dur)).sum()))
+        }
+        _ => None,
     }
 }

@@ -1,136 +1,353 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
 // User page faults: start by tracepoint, end by the software event of mm_account_fault (mm/memory.c).
-#include "mtrace.bpf.h"
+#include "slot.bpf.h"
 
-struct start {
-	u32 pending;
-	u32 image;
-	u64 ts;
-	u64 addr;
-	u64 ip;
-	u64 error_code;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct start);
-} starts SEC(".maps");
-
-static __always_inline int on_start(u64 addr, struct pt_regs *regs, u64 error_code)
+/* What it takes to say that a fault goes on where the last one was; of a fault in user mode only. */
+static __always_inline bool is_same_user_context(struct run *r, u64 who, struct pt_regs *regs, u64 error_code)
 {
-	struct mt_target *t;
+	return r->owner == who && r->context.ip == regs->ip && r->context.sp == regs->sp &&
+	       r->context.bp == regs->bp && r->context.error_code == error_code;
+}
+
+/* A run goes on as long as the process's mappings stay as they are: each of its pages then has the same owner. */
+static __always_inline bool is_same_epoch(struct run *r)
+{
+	return r->context.epoch == epoch_of(r->context.image);
+}
+
+/* The frames above the innermost one, in the cheapest way that can tell: the return address of the frame. */
+static __always_inline u64 return_address(u64 bp)
+{
+	struct scratch *sc = my_scratch();
+	u64 word = 0;
+
+	if (!sc)
+		return 0;
+	sc->reading_user_memory = 1;
+	bpf_probe_read_user(&word, sizeof(word), (void *)(bp + 8));
+	sc->reading_user_memory = 0;
+	return word;
+}
+
+static __always_inline void take_context_stack(struct context *c, u64 who)
+{
+	c->return_address = return_address(c->bp);
+	c->stack = take_stack(who, c->image, c->user_ip, c->sp, c->bp);
+}
+
+/* The second fault of a run decides how far its pages are apart. */
+static __always_inline bool takes_stride(struct run *r, u64 addr)
+{
+	s64 stride = (addr >> PAGE_SHIFT) - (r->first_addr >> PAGE_SHIFT);
+
+	if (r->count != 1 || !stride || stride > STRIDE_MAX || stride < -STRIDE_MAX)
+		return false;
+	r->stride = stride;
+	return true;
+}
+
+static __always_inline void change_context(struct run *r, u64 who, u32 image, struct pt_regs *regs,
+					   struct pt_regs *user, u64 error_code, enum mode mode)
+{
+	flush(r, mode);
+	r->owner = who;
+	r->stack_known = 0;
+	r->context.ip = regs->ip;
+	r->context.user_ip = user->ip;
+	r->context.sp = user->sp;
+	r->context.bp = user->bp;
+	r->context.error_code = error_code;
+	r->context.image = image;
+}
+
+static __noinline int begin_fault(struct slot *s, u64 addr, struct pt_regs *regs, u64 error_code, enum mode mode)
+{
+	u64 who = bpf_get_current_pid_tgid(), way;
+	struct pt_regs *user = regs;
+	struct mt_config *c = settings();
 	struct scratch *sc;
-	struct start *s;
+	struct mt_target *t;
+	struct run *r;
+	bool same;
 
 	if (addr >> 63)
 		return 0;
-	t = target_of(bpf_get_current_pid_tgid() >> 32);
+	t = target_of(who >> 32);
 	if (!t)
 		return 0;
 	/* Reading the target's stack or buffers can fault: that is us, not the target, and it has no end. */
 	sc = my_scratch();
-	if (sc && sc->reading_user_memory)
+	if (!sc || sc->reading_user_memory)
 		return 0;
-	s = bpf_task_storage_get(&starts, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!s)
-		return 0; /* the end finds no start and counts it */
-	if (s->pending)
+	if (!is_user_mode(regs->cs))
+		user = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	way = way_of(regs->ip, error_code);
+	r = run_at(s, way);
+	same = r->owner == who && r->context.ip == regs->ip && r->context.user_ip == user->ip &&
+	       r->context.sp == user->sp && r->context.bp == user->bp && r->context.error_code == error_code &&
+	       r->context.image == t->image;
+	set_busy(s, 1);
+	/* A signal, or the kernel's fixup, instead of an end; a fault of another thread would have been parked. */
+	if (s->who)
 		count(MT_OWN_0);
-	s->image = t->image;
+	s->continues = mode == RUNS && same && is_same_epoch(r) &&
+		       (r->next == addr >> PAGE_SHIFT || takes_stride(r, addr));
+	if (!same)
+		change_context(r, who, t->image, regs, user, error_code, mode);
+	else if (mode == RUNS && !s->continues)
+		flush(r, mode);
+	r->context.epoch = epoch_of(t->image);
+	s->slow_ns = c ? c->slow_fault_ns : 0;
+	set_busy(s, 0);
+	s->way = way;
 	s->addr = addr;
-	s->ip = regs->ip;
-	s->error_code = error_code;
-	s->pending = 1;
-	s->ts = bpf_ktime_get_ns();
+	s->who = who;
+	s->start = bpf_ktime_get_ns();
 	return 0;
 }
 
-SEC("tp_btf/page_fault_user")
-int BPF_PROG(fault_start_user, unsigned long addr, struct pt_regs *regs, unsigned long error_code)
+static __always_inline int on_start(u64 addr, struct pt_regs *regs, u64 error_code, enum mode mode)
 {
-	return on_start(addr, regs, error_code);
-}
+	u64 who = bpf_get_current_pid_tgid(), way = way_of(regs->ip, error_code);
+	struct slot *s = my_slot();
+	struct run *r;
 
-SEC("tp_btf/page_fault_kernel")
-int BPF_PROG(fault_start_kernel, unsigned long addr, struct pt_regs *regs, unsigned long error_code)
-{
-	return on_start(addr, regs, error_code);
-}
-
-static __always_inline int on_end(struct bpf_perf_event_data *ctx, u16 detail)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct start *s = bpf_task_storage_get(&starts, task, 0, 0);
-	u64 pid_tgid = bpf_get_current_pid_tgid();
-	u64 now, stack;
-	/* All of the context at once: the verifier wants constant offsets from it. */
-	u64 addr = ctx->addr, cs = ctx->regs.cs, ip = ctx->regs.ip, sp = ctx->regs.sp, bp = ctx->regs.bp;
-	struct mt_fault *r;
-	struct start at;
-
-	if (s && s->pending && s->addr >> 12 == addr >> 12) {
-		/* The start has looked whether it is a target. */
-		now = bpf_ktime_get_ns();
-		s->pending = 0;
-		at = *s;
-		detail |= MT_FAULT_HAS_START;
-	} else {
-		struct mt_target *t = target_of(pid_tgid >> 32);
-
-		if (!t)
-			return 0;
-		now = bpf_ktime_get_ns();
-		at = (struct start){ .image = t->image, .ts = now, .addr = addr, .ip = ip };
-	}
-	count(MT_SEEN);
-	if (!is_user_mode(cs)) {
-		struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
-
-		ip = regs->ip;
-		sp = regs->sp;
-		bp = regs->bp;
-	}
-	stack = take_stack(pid_tgid, at.image, ip, sp, bp);
-	r = RESERVE(struct mt_fault);
-	if (!r)
+	if (!s)
 		return 0;
-	if (!(detail & MT_FAULT_HAS_START))
-		count(MT_NO_START);
-	count_stack(stack);
-	fill_header(&r->h, MT_FAULT, detail, pid_tgid, at.error_code, at.ts);
-	r->dur = now - at.ts;
-	r->addr = at.addr;
-	r->ip = at.ip;
-	r->stack = stack;
-	SUBMIT(r);
+	r = run_at(s, way);
+	if (s->who || !is_same_user_context(r, who, regs, error_code) ||
+	    (mode == RUNS && !(r->next == addr >> PAGE_SHIFT && is_same_epoch(r))))
+		return begin_fault(s, addr, regs, error_code, mode);
+	s->continues = mode == RUNS;
+	s->way = way;
+	s->addr = addr;
+	s->who = who;
+	s->start = bpf_ktime_get_ns();
 	return 0;
 }
 
-SEC("perf_event")
-int fault_end_minor(struct bpf_perf_event_data *ctx)
+#define START(name, tracepoint, mode)                                                                           \
+	SEC("tp_btf/" tracepoint)                                                                               \
+	int BPF_PROG(name, unsigned long addr, struct pt_regs *regs, unsigned long error_code)                  \
+	{                                                                                                       \
+		return on_start(addr, regs, error_code, mode);                                                  \
+	}
+
+START(start_user_run, "page_fault_user", RUNS)
+START(start_kernel_run, "page_fault_kernel", RUNS)
+START(start_user_every, "page_fault_user", EVERY)
+START(start_kernel_every, "page_fault_kernel", EVERY)
+
+/* The start was on another CPU or before a sleep; or nobody saw it. */
+static __always_inline int end_of_parked(struct bpf_perf_event_data *ctx, bool major)
 {
-	return on_end(ctx, 0);
+	u64 who = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns();
+	u64 addr = ctx->addr, cs = ctx->regs.cs, ip = ctx->regs.ip, sp = ctx->regs.sp, bp = ctx->regs.bp;
+	u16 detail = major ? MT_FAULT_MAJOR : 0;
+	struct context c = {};
+	struct mt_target *t;
+	struct parked *p;
+	u32 tid = who;
+
+	p = bpf_map_lookup_elem(&parked, &tid);
+	if (p && p->addr >> PAGE_SHIFT == addr >> PAGE_SHIFT) {
+		struct parked at = *p;
+
+		bpf_map_delete_elem(&parked, &tid);
+		if (!at.stack_known)
+			take_context_stack(&at.context, who);
+		send_one(who, &at.context, at.start, now - at.start, at.addr, detail | MT_FAULT_HAS_START);
+		return 0;
+	}
+	t = target_of(who >> 32);
+	if (!t)
+		return 0;
+	c.ip = ip;
+	if (!is_user_mode(cs)) {
+		struct pt_regs *user = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+		ip = user->ip;
+		sp = user->sp;
+		bp = user->bp;
+	}
+	c.image = t->image;
+	c.stack = take_stack(who, t->image, ip, sp, bp);
+	send_one(who, &c, now, 0, addr, detail);
+	return 0;
+}
+
+static __noinline int end_elsewhere(struct slot *s, struct bpf_perf_event_data *ctx, bool major)
+{
+	set_busy(s, 1);
+	end_of_parked(ctx, major);
+	set_busy(s, 0);
+	return 0;
+}
+
+/* The end of a fault that is not simply the next one of its run. */
+static __noinline int end_fault(struct slot *s, struct run *r, u64 now, bool major, enum mode mode)
+{
+	u64 dur = now - s->start;
+
+	set_busy(s, 1);
+	if (r->count && (r->major != major || dur >= s->slow_ns))
+		flush(r, mode);
+	if (!r->stack_known || return_address(r->context.bp) != r->context.return_address) {
+		flush(r, mode);
+		take_context_stack(&r->context, r->owner);
+		r->stack_known = 1;
+	}
+	if (dur >= s->slow_ns) {
+		send_one(r->owner, &r->context, s->start, dur, s->addr,
+			 MT_FAULT_HAS_START | (major ? MT_FAULT_MAJOR : 0));
+		r->next = (s->addr >> PAGE_SHIFT) + 1;
+	} else {
+		if (!r->count)
+			begin_run(r, s, major);
+		if (mode == EVERY)
+			add_to_batch(r, s, now, dur);
+		else
+			add_to_run(r, s, now, dur);
+	}
+	set_busy(s, 0);
+	return 0;
+}
+
+static __always_inline int on_end(struct bpf_perf_event_data *ctx, bool major, enum mode mode)
+{
+	u64 who = bpf_get_current_pid_tgid();
+	struct slot *s = my_slot();
+	struct run *r;
+	u64 now, dur;
+
+	if (!s)
+		return 0;
+	if (s->who != who || s->addr >> PAGE_SHIFT != ctx->addr >> PAGE_SHIFT)
+		return end_elsewhere(s, ctx, major);
+	now = bpf_ktime_get_ns();
+	dur = now - s->start;
+	s->who = 0;
+	r = run_at(s, s->way);
+	/* Between start and end somebody may have sent the run: then the next one begins. */
+	if (mode == RUNS && s->continues && r->count && r->major == major && dur < s->slow_ns) {
+		set_busy(s, 1);
+		add_to_run(r, s, now, dur);
+		set_busy(s, 0);
+		return 0;
+	}
+	return end_fault(s, r, now, major, mode);
+}
+
+#define END(name, major, mode)                      \
+	SEC("perf_event")                           \
+	int name(struct bpf_perf_event_data *ctx)   \
+	{                                           \
+		return on_end(ctx, major, mode);    \
+	}
+
+END(end_minor_run, false, RUNS)
+END(end_major_run, true, RUNS)
+END(end_minor_every, false, EVERY)
+END(end_major_every, true, EVERY)
+
+/* Without the tracepoints there is no start. */
+SEC("perf_event")
+int end_minor_alone(struct bpf_perf_event_data *ctx)
+{
+	return end_of_parked(ctx, false);
 }
 
 SEC("perf_event")
-int fault_end_major(struct bpf_perf_event_data *ctx)
+int end_major_alone(struct bpf_perf_event_data *ctx)
 {
-	return on_end(ctx, MT_FAULT_MAJOR);
+	return end_of_parked(ctx, true);
+}
+
+/* A thread that sleeps or is preempted within a fault goes on somewhere else perhaps. */
+SEC("tp_btf/sched_switch")
+int BPF_PROG(fault_switch, bool preempt, struct task_struct *prev)
+{
+	struct slot *s = my_slot();
+	struct parked p = {};
+	struct run *r;
+	u32 tid;
+
+	if (!s || !s->who)
+		return 0;
+	tid = s->who;
+	r = run_at(s, s->way);
+	p.start = s->start;
+	p.addr = s->addr;
+	p.stack_known = r->stack_known;
+	p.context = r->context;
+	/* One of a fault that had no end. */
+	if (bpf_map_lookup_elem(&parked, &tid))
+		count(MT_OWN_0);
+	/* Without it the end finds no start and says so. */
+	bpf_map_update_elem(&parked, &tid, &p, BPF_ANY);
+	s->who = 0;
+	return 0;
+}
+
+static __always_inline int thread_exit(enum mode mode)
+{
+	u64 who = bpf_get_current_pid_tgid();
+	struct slot *s = my_slot();
+	u32 tid = who;
+
+	if (!s || !target_of(who >> 32))
+		return 0;
+	set_busy(s, 1);
+	if (s->who == who) {
+		s->who = 0;
+		count(MT_OWN_0);
+	}
+	if (!bpf_map_delete_elem(&parked, &tid))
+		count(MT_OWN_0);
+	for (int i = 0; i < WAYS; i++) {
+		struct run *r = &s->runs[i];
+
+		if (r->owner != who)
+			continue;
+		flush(r, mode);
+		r->owner = 0;
+	}
+	set_busy(s, 0);
+	return 0;
+}
+
+static __always_inline int flush_now(enum mode mode)
+{
+	struct slot *s = my_slot();
+
+	if (!s || s->busy)
+		return 1;
+	for (int i = 0; i < WAYS; i++)
+		flush(&s->runs[i], mode);
+	return 0;
 }
 
 SEC("tp_btf/sched_process_exit")
-int BPF_PROG(fault_thread_exit, struct task_struct *task)
+int BPF_PROG(thread_exit_run, struct task_struct *task)
 {
-	struct start *s;
+	return thread_exit(RUNS);
+}
 
-	if (!target_of(task->tgid))
-		return 0;
-	s = bpf_task_storage_get(&starts, bpf_get_current_task_btf(), 0, 0);
-	if (s && s->pending) {
-		s->pending = 0;
-		count(MT_OWN_0);
-	}
-	return 0;
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(thread_exit_every, struct task_struct *task)
+{
+	return thread_exit(EVERY);
+}
+
+/* Never attached: user space runs it on each CPU, to get what has not been sent. */
+SEC("raw_tp/flush")
+int flush_run(void *ctx)
+{
+	return flush_now(RUNS);
+}
+
+SEC("raw_tp/flush")
+int flush_every(void *ctx)
+{
+	return flush_now(EVERY);
 }

@@ -6,6 +6,7 @@ use mtrace_formats::tables::{GcEvent, GcEventKind};
 
 use super::wire::{Reader, Undecodable, event};
 use super::{Attach, Probe, Program, Variant};
+use crate::FaultMode;
 use crate::session::Sink;
 
 pub(crate) struct GcEvents;
@@ -28,23 +29,23 @@ impl Probe for GcEvents {
         "gc_events"
     }
 
-    fn table(&self) -> &'static str {
-        "gc_events"
+    fn tables(&self) -> &'static [&'static str] {
+        &["gc_events"]
     }
 
     fn hides(&self) -> &'static str {
         "Go's garbage collections: cycles, sweeps and stop-the-world pauses"
     }
 
-    fn event(&self) -> u16 {
-        event::GC
+    fn events(&self) -> &'static [u16] {
+        &[event::GC]
     }
 
     fn object(&self) -> &'static [u8] {
         super::object!("gc_events")
     }
 
-    fn variants(&self) -> &'static [Variant] {
+    fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const {
             &[Variant {
                 name: "uprobe",

@@ -6,6 +6,7 @@ use mtrace_formats::tables::{IoCall, IoCallKind};
 
 use super::wire::{Reader, Undecodable, event, outcome};
 use super::{Probe, Program, Variant};
+use crate::FaultMode;
 use crate::session::Sink;
 
 /// `enum mt_io_aux`.
@@ -20,23 +21,23 @@ impl Probe for IoCalls {
         "io_calls"
     }
 
-    fn table(&self) -> &'static str {
-        "io_calls"
+    fn tables(&self) -> &'static [&'static str] {
+        &["io_calls"]
     }
 
     fn hides(&self) -> &'static str {
-        "file and network calls: when the first request came and was answered, and what it waited for"
+        "file and network calls: when requests came and were answered, and what they waited for"
     }
 
-    fn event(&self) -> u16 {
-        event::IO_CALL
+    fn events(&self) -> &'static [u16] {
+        &[event::IO_CALL]
     }
 
     fn object(&self) -> &'static [u8] {
         super::object!("io_calls")
     }
 
-    fn variants(&self) -> &'static [Variant] {
+    fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const {
             &[Variant {
                 name: "tp_btf",

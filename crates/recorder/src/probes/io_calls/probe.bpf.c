@@ -190,12 +190,42 @@ int BPF_PROG(io_enter, struct pt_regs *regs, long nr)
 	return 0;
 }
 
+/* A server's threads block in accept and read when a recording begins: without these rows the connection, or the request,
+ * that wakes each of them would be unknown. The arguments still stand in the registers. */
+static __always_inline void began_before(struct mt_target *t, struct pt_regs *regs, enum role role, long ret, u64 now)
+{
+	struct mt_config *c = settings();
+	bool reads = role == READ || role == READ_VECTOR || role == READ_MESSAGE;
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct mt_io_call *r;
+	u32 aux;
+
+	if (!c || t->io_calls >= c->io_calls_per_process || regs->cs == USER_CS_32)
+		return;
+	if (!reads && regs->orig_ax != 43 && regs->orig_ax != 288)
+		return;
+	count(MT_SEEN);
+	aux = socket_bits((int)regs->di);
+	if (aux & MT_IO_SOCKET && ret > 0 && reads)
+		aux |= peek(role, regs->si, regs->dx);
+	r = RESERVE(struct mt_io_call);
+	if (!r)
+		return;
+	count(MT_NO_START);
+	fill_header(&r->h, MT_IO_CALL, regs->orig_ax, pid_tgid, aux, now);
+	r->dur = 0;
+	r->ret = ret;
+	r->fd = (int)regs->di;
+	SUBMIT(r);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(io_exit, struct pt_regs *regs, long ret)
 {
 	long nr = regs->orig_ax;
 	enum role role = role_of(nr);
 	struct mt_io_call *r;
+	struct mt_target *t;
 	struct call *c;
 	u64 now, pid_tgid;
 
@@ -203,10 +233,15 @@ int BPF_PROG(io_exit, struct pt_regs *regs, long ret)
 		return 0;
 	now = bpf_ktime_get_ns();
 	pid_tgid = bpf_get_current_pid_tgid();
-	if (!target_of(pid_tgid >> 32))
+	t = target_of(pid_tgid >> 32);
+	if (!t)
 		return 0;
 	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
-	if (!c || !c->pending || c->nr != nr)
+	if (!c) {
+		began_before(t, regs, role, ret, now);
+		return 0;
+	}
+	if (!c->pending || c->nr != nr)
 		return 0;
 	c->pending = 0;
 	count(MT_SEEN);

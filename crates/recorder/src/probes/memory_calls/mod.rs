@@ -9,6 +9,7 @@ use mtrace_formats::tables::{MemoryCall, MemoryCallKind};
 
 use super::wire::{Header, Reader, Undecodable, event, outcome, user_dev};
 use super::{Probe, Program, Variant};
+use crate::FaultMode;
 use crate::session::Sink;
 
 const MAP_ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
@@ -33,23 +34,23 @@ impl Probe for MemoryCalls {
         "memory_calls"
     }
 
-    fn table(&self) -> &'static str {
-        "memory_calls"
+    fn tables(&self) -> &'static [&'static str] {
+        &["memory_calls"]
     }
 
     fn hides(&self) -> &'static str {
         "mmap, munmap, mremap, brk, mprotect and madvise: who mapped, gave back or failed to get memory"
     }
 
-    fn event(&self) -> u16 {
-        event::MEMORY_CALL
+    fn events(&self) -> &'static [u16] {
+        &[event::MEMORY_CALL]
     }
 
     fn object(&self) -> &'static [u8] {
         super::object!("memory_calls")
     }
 
-    fn variants(&self) -> &'static [Variant] {
+    fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const {
             &[Variant {
                 name: "tp_btf",
@@ -69,7 +70,7 @@ impl Probe for MemoryCalls {
 
     fn record(&self, bytes: &[u8], sink: &mut Sink) -> Result<(), Undecodable> {
         let call = Call::decode(bytes)?;
-        let stack_id = sink.stack_id(call.stack, self);
+        let stack_id = sink.stack_id(call.stack, self, 1);
         let file_id = call.file.map(|(dev, inode)| sink.files.id(dev, inode, call.header.pid));
         if let Some(code) = call.new_code() {
             sink.new_code.push(code);

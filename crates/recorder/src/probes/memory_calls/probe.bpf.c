@@ -101,6 +101,8 @@ int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
 		count(MT_OWN_1);
 		return 0;
 	}
+	/* Here, too: what takes memory away works before it returns. */
+	next_epoch(t->image);
 	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!c) {
 		count(MT_SEEN);
@@ -130,6 +132,7 @@ int BPF_PROG(memory_exit, struct pt_regs *regs, long ret)
 {
 	u64 now;
 	struct mt_memory_call *r;
+	struct mt_target *t;
 	struct call *c;
 	u64 pid_tgid;
 	long nr = regs->orig_ax;
@@ -138,8 +141,10 @@ int BPF_PROG(memory_exit, struct pt_regs *regs, long ret)
 		return 0;
 	now = bpf_ktime_get_ns();
 	pid_tgid = bpf_get_current_pid_tgid();
-	if (!target_of(pid_tgid >> 32))
+	t = target_of(pid_tgid >> 32);
+	if (!t)
 		return 0;
+	next_epoch(t->image);
 	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
 	if (!c || !c->pending || c->nr != nr)
 		return 0;

@@ -6,32 +6,52 @@ use mtrace_formats::tables::{OffCpu as Row, OffCpuState};
 
 use super::wire::{Reader, Undecodable, event};
 use super::{Probe, Program, Variant};
+use crate::FaultMode;
 use crate::session::Sink;
+
+/// Name of the probe.
+pub(crate) const NAME: &str = "off_cpu";
+/// Its map of the threads that are off the CPU; the key is the thread.
+pub(crate) const THREADS: &str = "off";
+
+/// `struct left` of probe.bpf.c: a thread that is off the CPU since `ts` at the latest.
+pub(crate) fn left(ts: i64, state: OffCpuState) -> [u8; 16] {
+    let class: u64 = match state {
+        OffCpuState::Runnable => 0,
+        OffCpuState::Sleeping => 1,
+        OffCpuState::Uninterruptible => 2,
+        OffCpuState::Other => 3,
+    };
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&ts.to_ne_bytes());
+    bytes[8..].copy_from_slice(&class.to_ne_bytes());
+    bytes
+}
 
 pub(crate) struct OffCpu;
 
 impl Probe for OffCpu {
     fn name(&self) -> &'static str {
-        "off_cpu"
+        NAME
     }
 
-    fn table(&self) -> &'static str {
-        "off_cpu"
+    fn tables(&self) -> &'static [&'static str] {
+        &[NAME]
     }
 
     fn hides(&self) -> &'static str {
         "waiting: which part of the time no thread ran, and whether it slept, waited for a disk or for a CPU"
     }
 
-    fn event(&self) -> u16 {
-        event::OFF_CPU
+    fn events(&self) -> &'static [u16] {
+        &[event::OFF_CPU]
     }
 
     fn object(&self) -> &'static [u8] {
         super::object!("off_cpu")
     }
 
-    fn variants(&self) -> &'static [Variant] {
+    fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const {
             &[
                 Variant { name: "tp_btf", programs: &[Program::trace("switch_with_state")], lacks: None },

@@ -4,6 +4,7 @@
 
 use super::wire::{Header, Reader, Undecodable, c_string, event, user_dev};
 use super::{Probe, Program, Variant};
+use crate::FaultMode;
 use crate::session::Sink;
 
 pub(crate) struct ProcessEvents;
@@ -53,23 +54,23 @@ impl Probe for ProcessEvents {
         "process_events"
     }
 
-    fn table(&self) -> &'static str {
-        "process_events"
+    fn tables(&self) -> &'static [&'static str] {
+        &["process_events"]
     }
 
     fn hides(&self) -> &'static str {
         "children (they are not followed), execs, threads, names and exits"
     }
 
-    fn event(&self) -> u16 {
-        event::PROCESS
+    fn events(&self) -> &'static [u16] {
+        &[event::PROCESS]
     }
 
     fn object(&self) -> &'static [u8] {
         super::object!("process_events")
     }
 
-    fn variants(&self) -> &'static [Variant] {
+    fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const {
             &[Variant {
                 name: "tp_btf",

@@ -82,6 +82,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 			return 0;
 	}
 	t->flags &= ~MT_TARGET_WAITS_FOR_EXEC;
+	next_epoch(t->image);
 	t->image = new_image();
 	r = begin(MT_EXEC, ids(pid, task->pid), 0, task);
 	if (!r)

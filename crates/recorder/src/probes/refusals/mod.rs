@@ -6,6 +6,7 @@ use mtrace_formats::tables::Refusal;
 
 use super::wire::{Reader, Undecodable, event};
 use super::{Probe, Program, Variant};
+use crate::FaultMode;
 use crate::session::Sink;
 
 pub(crate) struct Refusals;
@@ -15,23 +16,23 @@ impl Probe for Refusals {
         "refusals"
     }
 
-    fn table(&self) -> &'static str {
-        "refusals"
+    fn tables(&self) -> &'static [&'static str] {
+        &["refusals"]
     }
 
     fn hides(&self) -> &'static str {
         "why a mapping was refused: the limits in force and the kernel's own counts at that moment"
     }
 
-    fn event(&self) -> u16 {
-        event::REFUSAL
+    fn events(&self) -> &'static [u16] {
+        &[event::REFUSAL]
     }
 
     fn object(&self) -> &'static [u8] {
         super::object!("refusals")
     }
 
-    fn variants(&self) -> &'static [Variant] {
+    fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const { &[Variant { name: "tp_btf", programs: &[Program::trace("refusal_exit")], lacks: None }] }
     }
 
