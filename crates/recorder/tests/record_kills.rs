@@ -91,7 +91,7 @@ fn look_at(output: &Path) -> Left {
     assert!(maps.iter().any(|m| m.reason == SnapshotReason::Exec), "the first segments hold the first snapshot");
     assert!(!capture.manifest.probes.is_empty());
     // The second closing of segments is the first with events of the target's own.
-    let has_events = ["faults", "fault_runs"].iter().any(|t| output.join(t).join("000002.parquet").exists());
+    let has_events = output.join("memory_calls/000002.parquet").exists();
     assert!(!has_events || faults.len() > 1000, "{} faults", faults.len());
     Left::Rows
 }
@@ -130,7 +130,7 @@ fn what_was_recorded_before_a_kill_is_there() {
     let mut recorder = Recorder::start(&known, &output);
     let until = Instant::now() + Duration::from_secs(60);
     // Far earlier than the five seconds that are the option's default.
-    while !output.join("faults/000002.parquet").exists() {
+    while !output.join("memory_calls/000002.parquet").exists() {
         assert!(Instant::now() < until, "no second segment within a minute");
         std::thread::sleep(Duration::from_millis(20));
     }

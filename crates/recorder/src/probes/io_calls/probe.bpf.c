@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
-// File and network calls: entry and exit paired by thread; the first byte of what goes over a socket.
+// File and network calls, and the first byte of what goes over a socket.
 #include "mtrace.bpf.h"
 
 #define S_IFMT 0170000
@@ -22,23 +22,15 @@ struct message {
 	u64 iov_len;
 };
 
-struct call {
-	u32 pending;
-	u32 nr;
+struct noted {
 	u32 aux;
 	u32 unused;
-	u64 ts;
 	u64 data; /* buffer, iovec array or message */
 	u64 iovecs;
 	s64 fd;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct call);
-} calls SEC(".maps");
+#include "syscall_pair.bpf.h"
 
 /* x86-64 numbers. sendmmsg, recvmmsg, sendfile, splice and io_uring are not covered. */
 static __always_inline enum role role_of(long nr)
@@ -157,34 +149,24 @@ int BPF_PROG(io_enter, struct pt_regs *regs, long nr)
 	if (role == NONE)
 		return 0;
 	pid_tgid = bpf_get_current_pid_tgid();
-	t = target_of(pid_tgid >> 32);
+	t = caller(regs, pid_tgid);
 	if (!t)
 		return 0;
-	if (regs->cs == USER_CS_32) {
-		count(MT_OWN_1);
-		return 0;
-	}
 	if (over_limit(t)) {
 		count(MT_SEEN);
 		count(MT_OVER_LIMIT);
 		return 0;
 	}
-	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!c) {
-		count(MT_SEEN);
-		count(MT_NO_STATE);
+	c = call_enters(nr);
+	if (!c)
 		return 0;
-	}
-	if (c->pending)
-		count(MT_OWN_0);
-	c->nr = nr;
-	c->data = regs->si;
-	c->iovecs = regs->dx;
-	c->fd = (int)regs->di;
-	c->aux = role == OPEN ? 0 : socket_bits(c->fd);
-	if (c->aux & MT_IO_SOCKET && (role == WRITE || role == WRITE_VECTOR || role == WRITE_MESSAGE) &&
-	    (role != WRITE || c->iovecs))
-		c->aux |= peek(role, c->data, c->iovecs);
+	c->noted.data = regs->si;
+	c->noted.iovecs = regs->dx;
+	c->noted.fd = (int)regs->di;
+	c->noted.aux = role == OPEN ? 0 : socket_bits(c->noted.fd);
+	if (c->noted.aux & MT_IO_SOCKET && (role == WRITE || role == WRITE_VECTOR || role == WRITE_MESSAGE) &&
+	    (role != WRITE || c->noted.iovecs))
+		c->noted.aux |= peek(role, c->noted.data, c->noted.iovecs);
 	c->ts = bpf_ktime_get_ns();
 	c->pending = 1;
 	return 0;
@@ -236,40 +218,28 @@ int BPF_PROG(io_exit, struct pt_regs *regs, long ret)
 	t = target_of(pid_tgid >> 32);
 	if (!t)
 		return 0;
-	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
+	c = last_call();
 	if (!c) {
 		began_before(t, regs, role, ret, now);
 		return 0;
 	}
-	if (!c->pending || c->nr != nr)
+	if (!call_returns(c, nr))
 		return 0;
-	c->pending = 0;
-	count(MT_SEEN);
-	if (c->aux & MT_IO_SOCKET && ret > 0 && (role == READ || role == READ_VECTOR || role == READ_MESSAGE))
-		c->aux |= peek(role, c->data, c->iovecs);
+	if (c->noted.aux & MT_IO_SOCKET && ret > 0 && (role == READ || role == READ_VECTOR || role == READ_MESSAGE))
+		c->noted.aux |= peek(role, c->noted.data, c->noted.iovecs);
 	r = RESERVE(struct mt_io_call);
 	if (!r)
 		return 0;
-	fill_header(&r->h, MT_IO_CALL, nr, pid_tgid, c->aux, c->ts);
+	fill_header(&r->h, MT_IO_CALL, nr, pid_tgid, c->noted.aux, c->ts);
 	r->dur = now - c->ts;
 	r->ret = ret;
-	r->fd = c->fd;
+	r->fd = c->noted.fd;
 	SUBMIT(r);
 	return 0;
 }
 
-/* A thread that was killed inside a call: a server's accept or read, usually. */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(io_thread_exit, struct task_struct *task)
 {
-	struct call *c;
-
-	if (!target_of(task->tgid))
-		return 0;
-	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
-	if (c && c->pending) {
-		c->pending = 0;
-		count(MT_OWN_0);
-	}
-	return 0;
+	return thread_exits(task);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
-// mmap, munmap, mremap, brk, mprotect, madvise: entry and exit paired by thread.
+// mmap, munmap, mremap, brk, mprotect, madvise: what was called, from where, and how it ended.
 #include "mtrace.bpf.h"
 
 #define PROT_EXEC 4
@@ -11,24 +11,16 @@
 #define NR_MADVISE 28
 #define MAP_ANONYMOUS 0x20
 
-struct call {
-	u32 pending;
-	u32 nr;
+struct noted {
 	u32 has_file;
 	u32 unused;
-	u64 ts;
 	u64 args[6];
 	u64 stack;
 	u64 dev;
 	u64 inode;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct call);
-} calls SEC(".maps");
+#include "syscall_pair.bpf.h"
 
 struct file_key {
 	u64 dev;
@@ -69,7 +61,7 @@ static __always_inline void send_file(struct file *file, struct file_key *key, u
 
 static __always_inline void note_file(struct call *c, u64 pid_tgid)
 {
-	struct file *file = file_of((int)c->args[4]);
+	struct file *file = file_of((int)c->noted.args[4]);
 	struct file_key key = {};
 	struct inode *inode;
 
@@ -78,9 +70,9 @@ static __always_inline void note_file(struct call *c, u64 pid_tgid)
 	inode = BPF_CORE_READ(file, f_inode);
 	key.dev = BPF_CORE_READ(inode, i_sb, s_dev);
 	key.inode = BPF_CORE_READ(inode, i_ino);
-	c->has_file = 1;
-	c->dev = key.dev;
-	c->inode = key.inode;
+	c->noted.has_file = 1;
+	c->noted.dev = key.dev;
+	c->noted.inode = key.inode;
 	send_file(file, &key, pid_tgid, c->ts);
 }
 
@@ -94,34 +86,24 @@ int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
 	if (!is_mine(nr))
 		return 0;
 	pid_tgid = bpf_get_current_pid_tgid();
-	t = target_of(pid_tgid >> 32);
+	t = caller(regs, pid_tgid);
 	if (!t)
 		return 0;
-	if (regs->cs == USER_CS_32) {
-		count(MT_OWN_1);
-		return 0;
-	}
 	/* Here, too: what takes memory away works before it returns. */
 	next_epoch(t->image);
-	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!c) {
-		count(MT_SEEN);
-		count(MT_NO_STATE);
+	c = call_enters(nr);
+	if (!c)
 		return 0;
-	}
-	if (c->pending)
-		count(MT_OWN_0);
-	c->nr = nr;
-	c->has_file = 0;
-	c->args[0] = regs->di;
-	c->args[1] = regs->si;
-	c->args[2] = regs->dx;
-	c->args[3] = regs->r10;
-	c->args[4] = regs->r8;
-	c->args[5] = regs->r9;
-	c->stack = take_stack(pid_tgid, t->image, regs->ip, regs->sp, regs->bp);
+	c->noted.has_file = 0;
+	c->noted.args[0] = regs->di;
+	c->noted.args[1] = regs->si;
+	c->noted.args[2] = regs->dx;
+	c->noted.args[3] = regs->r10;
+	c->noted.args[4] = regs->r8;
+	c->noted.args[5] = regs->r9;
+	c->noted.stack = take_stack(pid_tgid, t->image, regs->ip, regs->sp, regs->bp);
 	c->ts = bpf_ktime_get_ns();
-	if (nr == NR_MMAP && !(c->args[3] & MAP_ANONYMOUS))
+	if (nr == NR_MMAP && !(c->noted.args[3] & MAP_ANONYMOUS))
 		note_file(c, pid_tgid);
 	c->pending = 1;
 	return 0;
@@ -145,42 +127,30 @@ int BPF_PROG(memory_exit, struct pt_regs *regs, long ret)
 	if (!t)
 		return 0;
 	next_epoch(t->image);
-	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
-	if (!c || !c->pending || c->nr != nr)
+	c = last_call();
+	if (!c || !call_returns(c, nr))
 		return 0;
-	c->pending = 0;
-	count(MT_SEEN);
 	r = RESERVE(struct mt_memory_call);
 	if (!r)
 		return 0;
-	count_stack(c->stack);
-	fill_header(&r->h, MT_MEMORY_CALL, nr, pid_tgid, c->has_file, c->ts);
+	count_stack(c->noted.stack);
+	fill_header(&r->h, MT_MEMORY_CALL, nr, pid_tgid, c->noted.has_file, c->ts);
 	r->dur = now - c->ts;
 	r->ret = ret;
-	__builtin_memcpy(r->args, c->args, sizeof(r->args));
-	r->stack = c->stack;
-	r->dev = c->dev;
-	r->inode = c->inode;
+	__builtin_memcpy(r->args, c->noted.args, sizeof(r->args));
+	r->stack = c->noted.stack;
+	r->dev = c->noted.dev;
+	r->inode = c->noted.inode;
 	/* User space reads the maps for each new piece of code: at once, because the process may end soon. */
-	if (nr == NR_MMAP && c->has_file && c->args[2] & PROT_EXEC && ret > 0)
+	if (nr == NR_MMAP && c->noted.has_file && c->noted.args[2] & PROT_EXEC && ret > 0)
 		SUBMIT_NOW(r);
 	else
 		SUBMIT(r);
 	return 0;
 }
 
-/* A thread that was killed inside a call. */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(memory_thread_exit, struct task_struct *task)
 {
-	struct call *c;
-
-	if (!target_of(task->tgid))
-		return 0;
-	c = bpf_task_storage_get(&calls, bpf_get_current_task_btf(), 0, 0);
-	if (c && c->pending) {
-		c->pending = 0;
-		count(MT_OWN_0);
-	}
-	return 0;
+	return thread_exits(task);
 }
