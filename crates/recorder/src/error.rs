@@ -1,6 +1,7 @@
 //! Why a recording could not begin.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::target::find::FindError;
 use crate::target::launch::LaunchError;
@@ -34,6 +35,20 @@ pub enum Error {
     /// The capture cannot be written.
     #[error(transparent)]
     Output(#[from] mtrace_formats::Error),
+    /// The way to the output is somebody else's.
+    #[error(
+        "`{}` would be written through `{}`, a symbolic link that user {owner} put where everybody may write; name a \
+         path without it with -o (nothing was written)",
+        output.display(), link.display()
+    )]
+    UntrustedOutput {
+        /// As given.
+        output: PathBuf,
+        /// The link.
+        link: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// The kernel refused.
     #[error("{what}; {next}")]
     NotPermitted {
@@ -75,7 +90,7 @@ impl Error {
         match self {
             Self::Find(_) => ErrorKind::NoSuchTarget,
             Self::Launch(_) => ErrorKind::CannotExecute,
-            Self::Output(_) => ErrorKind::Output,
+            Self::Output(_) | Self::UntrustedOutput { .. } => ErrorKind::Output,
             Self::NotPermitted { .. } => ErrorKind::NotPermitted,
             Self::NoBtf { .. } => ErrorKind::NoBtf,
             Self::NoSuchProbe { .. } | Self::Kernel { .. } => ErrorKind::Kernel,

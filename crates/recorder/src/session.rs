@@ -5,6 +5,7 @@ mod finish;
 mod images;
 mod load;
 mod names;
+mod output;
 mod processes;
 mod reserve;
 mod sink;

@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use mtrace_formats::capture::Capture;
+use mtrace_formats::capture::{Capture, ProbeStatus};
 use mtrace_formats::tables::{MapRow, ProcessEvent, ProcessEventKind, SnapshotReason, SymbolRow};
 use mtrace_recorder::{ErrorKind, Options, TargetSpec, record};
 use record_support::{bpf_works, compile, faults_of, record_command};
@@ -120,6 +120,9 @@ fn a_launched_command_is_ended_with_the_recording_and_its_end_is_recorded() {
     let events = r.rows::<ProcessEvent>();
     assert_eq!(events.last().unwrap().status, Some(15));
     assert!(r.rows::<MapRow>().iter().any(|m| m.reason == SnapshotReason::End));
+    // It is a C program.
+    let gc = r.capture.manifest.probes.iter().find(|p| p.name == "gc_events").unwrap();
+    assert_eq!((gc.status, &gc.hides), (ProbeStatus::NotApplicable, &None), "{gc:?}");
 }
 
 #[test]

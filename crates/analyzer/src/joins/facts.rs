@@ -104,7 +104,7 @@ fn processes(m: &Manifest, tables: &Tables) -> Vec<ProcessFact> {
 pub(crate) fn table_measured(m: &Manifest, table: &str, rows: usize) -> bool {
     let probes: BTreeSet<&str> =
         m.accounts.iter().filter(|a| a.table == table).map(|a| a.probe.as_str()).chain([table]).collect();
-    let ran = m.probes.iter().any(|p| probes.contains(p.name.as_str()) && p.status != ProbeStatus::Absent);
+    let ran = m.probes.iter().any(|p| probes.contains(p.name.as_str()) && p.status.observed());
     rows > 0 || ran
 }
 
@@ -157,6 +157,7 @@ fn probe(p: &mtrace_formats::capture::ProbeReport) -> ProbeFact {
         ProbeStatus::Ran => "ran",
         ProbeStatus::Partial => "partial",
         ProbeStatus::Absent => "absent",
+        ProbeStatus::NotApplicable => "not applicable",
     };
     ProbeFact {
         name: p.name.clone(),
@@ -201,7 +202,7 @@ fn losses(m: &Manifest, tables: &Tables) -> Vec<(String, String, u64, i64, i64)>
 
 fn not_checked(m: &Manifest, tables: &Tables, replay: &Replay) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
-    for p in m.probes.iter().filter(|p| p.status != ProbeStatus::Ran) {
+    for p in m.probes.iter().filter(|p| matches!(p.status, ProbeStatus::Absent | ProbeStatus::Partial)) {
         let hides = p.hides.as_deref().unwrap_or("what it would have shown");
         let how = if p.status == ProbeStatus::Absent { "did not run" } else { "ran in part" };
         out.push(format!("the probe `{}` {how}: {hides}", p.name));

@@ -19,7 +19,7 @@ mod wait;
 
 use std::collections::BTreeMap;
 
-use mtrace_formats::capture::{Capture, Manifest, ProbeStatus};
+use mtrace_formats::capture::{Capture, Manifest};
 
 use crate::aggregate;
 use crate::context::{JoinOptions, Joined};
@@ -128,7 +128,7 @@ fn gc_timings(by_pid: &Processes<'_>, end: i64) -> BTreeMap<u32, gc::Timing> {
 /// A Go target was there and its probes ran: then no cycle is a measurement.
 fn gc_measured(m: &Manifest) -> bool {
     let go = m.targets.iter().any(|t| t.go_version.is_some());
-    go && m.probes.iter().any(|p| p.name.contains("gc") && p.status != ProbeStatus::Absent)
+    go && m.probes.iter().any(|p| p.name.contains("gc") && p.status.observed())
 }
 
 fn shares(splits: Vec<Split>) -> Vec<crate::context::LedgerShare> {

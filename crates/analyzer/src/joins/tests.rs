@@ -1,6 +1,6 @@
 //! From a capture on disk to the joins: the cold start of a small service, written by hand.
 
-use mtrace_formats::capture::{Account, CaptureWriter, Manifest, ProbeReport, Target};
+use mtrace_formats::capture::{Account, CaptureWriter, Manifest, ProbeReport, ProbeStatus, Target};
 use mtrace_formats::tables::{GcEventKind, IoCallKind, OffCpuState, ProcessEventKind, SnapshotReason};
 
 use super::*;
@@ -202,4 +202,23 @@ fn an_empty_capture_joins_to_nothing() {
             && j.facts.faults.groups.is_empty()
             && j.facts.flame_graphs.iter().all(|f| f.total == 0)
     );
+}
+
+#[test]
+fn a_probe_with_nothing_to_observe_is_no_gap() {
+    let about_gc = |status| {
+        let dir = Dir(tempfile::tempdir().unwrap());
+        let path = dir.0.path().join("s.mtrace");
+        let mut m = manifest();
+        let gc = m.probes.iter_mut().find(|p| p.name == "gc_events").unwrap();
+        (gc.status, gc.reason) = (status, Some("no Go binary among the targets".to_owned()));
+        let mut w = CaptureWriter::create(&path).unwrap();
+        w.push(event(10 * MS, 10, 10, ProcessEventKind::Exec, None)).unwrap();
+        w.roll(&mut m).unwrap();
+        let trust = crate::analyze(&Capture::open(&path).unwrap(), &JoinOptions::default(), &mut |_| {}).facts.trust;
+        let status = trust.probes.iter().find(|p| p.name == "gc_events").unwrap().status.clone();
+        (status, trust.not_checked.iter().filter(|n| n.contains("gc_events")).count())
+    };
+    assert_eq!(about_gc(ProbeStatus::NotApplicable), ("not applicable".to_owned(), 0));
+    assert_eq!(about_gc(ProbeStatus::Absent), ("absent".to_owned(), 1));
 }

@@ -163,11 +163,11 @@ pub struct Trust {
 pub struct ProbeFact {
     /// Name.
     pub name: String,
-    /// "ran", "partial", "absent".
+    /// "ran", "partial", "absent", "not applicable".
     pub status: String,
     /// Variant.
     pub variant: Option<String>,
-    /// Why it is absent or partial.
+    /// Why it did not observe everything.
     pub reason: Option<String>,
     /// What that hides.
     pub hides: Option<String>,

@@ -1,6 +1,6 @@
 //! Why requests may have been there that nobody saw: then "the slowest request" is the slowest of those seen.
 
-use mtrace_formats::capture::{Manifest, ProbeStatus};
+use mtrace_formats::capture::Manifest;
 use mtrace_formats::tables::{LossReason, ProcessEvent, ProcessEventKind};
 
 use super::Requests;
@@ -38,7 +38,7 @@ impl Limits {
         let losses = tables.losses.iter().filter(|l| l.probe == PROBE && l.reason != LossReason::OverLimit);
         let losses = losses.filter(|l| !matches!(l.reason, LossReason::NoStart));
         Self {
-            absent: status == Some(ProbeStatus::Absent),
+            absent: status.is_some_and(|s| !s.observed()),
             per_process: m.knobs.get("io_calls_per_process").and_then(serde_json::Value::as_u64),
             over_limit: of(over_limit),
             lost,

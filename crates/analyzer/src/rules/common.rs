@@ -11,7 +11,7 @@ pub(super) fn main_ledger(joined: &Joined) -> Option<&Ledger> {
 
 /// True if the probe ran, at least in part.
 pub(super) fn probe_ran(joined: &Joined, name: &str) -> bool {
-    joined.facts.trust.probes.iter().any(|p| p.name == name && p.status != "absent")
+    joined.facts.trust.probes.iter().any(|p| p.name == name && matches!(p.status.as_str(), "ran" | "partial"))
 }
 
 /// Lowers a confidence for everything that weakens what a probe says, and gives the reasons.

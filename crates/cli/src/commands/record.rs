@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use mtrace_formats::capture::ProbeStatus;
 use mtrace_recorder::{Error, ErrorKind, FaultMode, Options, Summary, TargetSpec};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -86,7 +87,7 @@ fn report(summary: &Summary) {
     for problem in &summary.problems {
         text::note(&problem.what);
     }
-    for probe in &summary.probes {
+    for probe in summary.probes.iter().filter(|p| p.status != ProbeStatus::NotApplicable) {
         if let Some(reason) = &probe.reason {
             text::note(&format!("probe {}: {reason}", probe.name));
         }

@@ -212,6 +212,15 @@ pub enum ProbeStatus {
     Partial,
     /// Could not be loaded or attached, or was switched off.
     Absent,
+    /// Loaded, and no target has what it observes: it hides nothing.
+    NotApplicable,
+}
+
+impl ProbeStatus {
+    /// True if it observed the targets, at least in part.
+    pub fn observed(self) -> bool {
+        matches!(self, Self::Ran | Self::Partial)
+    }
 }
 
 /// What became of one probe.

@@ -68,7 +68,7 @@ impl Check {
     pub fn of_probe(report: &ProbeReport) -> Self {
         let variant = report.variant.as_deref().unwrap_or("not loaded");
         let status = match report.status {
-            ProbeStatus::Ran => CheckStatus::Ok,
+            ProbeStatus::Ran | ProbeStatus::NotApplicable => CheckStatus::Ok,
             ProbeStatus::Partial | ProbeStatus::Absent => CheckStatus::Degraded,
         };
         Self {

@@ -235,20 +235,23 @@ impl Loaded {
     pub(crate) fn report(&self) -> ProbeReport {
         let mut problems: Vec<String> = self.go.problems.iter().cloned().collect();
         problems.extend(self.variant.lacks.map(str::to_owned));
-        let status = match () {
-            () if self.wants_go() && !self.go.known.values().flatten().any(|k| k.ran) => {
-                problems.insert(0, "no Go binary among the targets".to_owned());
-                ProbeStatus::Absent
-            }
-            () if problems.is_empty() => ProbeStatus::Ran,
-            () => ProbeStatus::Partial,
+        let nothing_to_observe = self.wants_go() && !self.go.known.values().flatten().any(|k| k.ran);
+        let status = match (nothing_to_observe, problems.is_empty()) {
+            (true, true) => ProbeStatus::NotApplicable,
+            // One that could not be read may have been a Go binary.
+            (true, false) => ProbeStatus::Absent,
+            (false, true) => ProbeStatus::Ran,
+            (false, false) => ProbeStatus::Partial,
         };
+        if nothing_to_observe {
+            problems.insert(0, "no Go binary among the targets".to_owned());
+        }
         ProbeReport {
             name: self.probe.name().to_owned(),
             status,
             variant: Some(self.variant.name.to_owned()),
             reason: (!problems.is_empty()).then(|| problems.join("; ")),
-            hides: (status != ProbeStatus::Ran).then(|| self.probe.hides().to_owned()),
+            hides: matches!(status, ProbeStatus::Partial | ProbeStatus::Absent).then(|| self.probe.hides().to_owned()),
         }
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn start(options: &Options) -> Result<Session<'_>, Error> {
     let facts = HostFacts::gather();
     let plan = plan::plan(&facts, &options.without, options.faults)?;
     check_pid_namespace()?;
+    super::output::check_way(&options.output)?;
     let wanted = find_targets(&options.target, &limits)?;
     raise_limits();
     // A file size limit is then an error like a full disk, and not the recorder's death. A launched command has its

@@ -143,13 +143,15 @@ fn probes(probes: &[ProbeFact]) -> Vec<ProbeView> {
     sorted.sort_by_key(|p| match p.status.as_str() {
         "absent" => 0,
         "partial" => 1,
-        _ => 2,
+        "ran" => 2,
+        _ => 3,
     });
     let view = |p: &ProbeFact| ProbeView {
         name: p.name.clone(),
         class: match p.status.as_str() {
             "ran" => "ok",
             "partial" => "part",
+            "not applicable" => "none",
             _ => "off",
         },
         status: p.status.clone(),
