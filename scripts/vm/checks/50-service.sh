@@ -6,7 +6,8 @@ guest() {
     wait_until 60 grep -q 'listening on' said
     mtrace record -o service.mtrace --pid "$service" &
     recorder=$!
-    wait_until 60 test -e service.mtrace/manifest.json
+    # The manifest is there before the probes are.
+    wait_until 60 grep -q '"start_ns": [0-9]' service.mtrace/manifest.json
     client -addr-from said -requests 3 -wait 60s
     kill -INT "$recorder"
     wait "$recorder"

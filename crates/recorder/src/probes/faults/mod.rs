@@ -44,7 +44,7 @@ const ALONE: Variant = Variant {
 
 const RUNS: &[Variant] = &[
     Variant {
-        name: "tp_btf+software_event, runs",
+        name: "tp_btf+software_event",
         programs: &[
             Program::trace("start_user_run"),
             Program::trace("start_kernel_run"),
@@ -61,7 +61,7 @@ const RUNS: &[Variant] = &[
 
 const EVERY: &[Variant] = &[
     Variant {
-        name: "tp_btf+software_event, every fault",
+        name: "tp_btf+software_event",
         programs: &[
             Program::trace("start_user_every"),
             Program::trace("start_kernel_every"),
