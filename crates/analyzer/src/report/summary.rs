@@ -250,7 +250,7 @@ impl TrustSummary {
             self.bad
                 .push(format!("capture damaged in {}", format::counted(trust.damage.len() as u64, "place", "places")));
         }
-        let missing = trust.probes.iter().filter(|p| matches!(p.status.as_str(), "absent" | "partial"));
+        let missing = trust.probes.iter().filter(|p| !matches!(p.status.as_str(), "ran" | "not applicable"));
         let missing: Vec<&str> = missing.map(|p| p.name.as_str()).collect();
         if !missing.is_empty() {
             self.bad.push(format!("probes not or only partly there: {}", missing.join(", ")));

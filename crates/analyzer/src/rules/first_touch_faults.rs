@@ -59,6 +59,23 @@ fn check(joined: &Joined) -> Outcome {
             .filter(|g| g.pid == ledger.pid && g.kind == TouchKind::AnonFirstTouch)
             .map(|g| in_window(g, window))
             .fold((0, 0), |(n, ns), (gn, gns)| (n + gn, ns + gns));
+        // Threads beside the critical path made them: whether the request waited for one of these is not known.
+        if n >= MIN_FAULTS && ns as f64 >= MIN_SHARE * ledger.total_ns() as f64 {
+            let most = joined
+                .facts
+                .faults
+                .groups
+                .iter()
+                .filter(|g| g.pid == ledger.pid && g.kind == TouchKind::AnonFirstTouch)
+                .max_by_key(|g| in_window(g, window).1);
+            let why = format!(
+                "{} first-touch faults took {} during the {window}, most of them in {}, beside the threads that it is known to have waited for",
+                units::count(n),
+                units::duration(ns),
+                place(most.and_then(|g| g.toucher.as_ref())),
+            );
+            return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
+        }
         return Outcome::RuledOut(ruled_out(
             joined,
             CODE,
