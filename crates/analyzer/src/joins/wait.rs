@@ -7,8 +7,9 @@ use mtrace_formats::tables::{IoCall, IoCallKind, SocketRole, SocketRow};
 use super::critical_path::Stretch;
 use crate::model::LedgerCategory;
 
-/// How soon after a wake-up the call is through that the process was woken for, whichever thread makes it.
-const WOKEN_BY_NS: i64 = 5_000_000;
+/// How soon after a wake-up the call is through that the process was woken for, whichever thread makes it. On a busy host
+/// the thread waits for a CPU first.
+const WOKEN_BY_NS: i64 = 20_000_000;
 /// Calls looked at before and after the end of a wait.
 const NEIGHBOURS: usize = 512;
 
