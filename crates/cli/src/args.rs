@@ -97,7 +97,7 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "MODE", value_enum, default_value = "runs")]
     pub(crate) faults: FaultsArg,
     /// Page faults that take at least so long have a row of their own in any mode; at most 4s
-    #[arg(long, value_name = "TIME", default_value = "100us", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "100us", value_parser = slow_fault)]
     pub(crate) slow_fault: Duration,
     /// Off-CPU intervals shorter than this are counted, not written
     #[arg(long, value_name = "TIME", default_value = "20us", value_parser = duration)]
@@ -152,6 +152,12 @@ pub(crate) struct PackArgs {
     /// File to create; must not exist [default: CAPTURE.tar]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+}
+
+/// A service time within a batch is kept in 32 bits of ns.
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn slow_fault(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|d| if d <= Duration::from_secs(4) { Ok(d) } else { Err("expected at most 4s".to_owned()) })
 }
 
 /// Parses `30s`, `5m`, `500ms`, `20us`; a unit is required.

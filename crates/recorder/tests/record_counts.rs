@@ -67,6 +67,27 @@ fn faults_are_counted_as_getrusage_does_and_their_stacks_are_right() {
 }
 
 #[test]
+fn a_caller_further_out_is_not_taken_for_the_one_before() {
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    for mode in [FaultMode::Runs, FaultMode::Every] {
+        let r = record_command(&known, &["callers", "4000"], |o| o.faults = mode);
+        r.assert_nothing_lost();
+        let (said, stacks) = (&r.said[0], r.stacks());
+        let n = |key: &str| said[key].as_u64().unwrap();
+        let region = n("a")..n("a") + n("pages") * 4096;
+        let here: Vec<Fault> = r.faults().into_iter().filter(|f| region.contains(&f.addr)).collect();
+        let by = |function: &str| {
+            here.iter().filter(|f| stacks[&f.stack_id.unwrap()].iter().any(|name| name == function)).count() as u64
+        };
+        assert_eq!((by("warm_up"), by("serve")), (2, n("pages") - 2), "{mode:?}");
+    }
+}
+
+#[test]
 fn slow_faults_keep_rows_of_their_own() {
     if !bpf_works() {
         return;

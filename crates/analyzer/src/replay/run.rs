@@ -22,6 +22,8 @@ const POINTS: usize = 500;
 const TIMELINE_POINTS: usize = 400;
 /// Mappings and page groups visited before the replay gives up: minutes of work that no real capture needs.
 const MAX_WORK: u64 = 2_000_000_000;
+/// Rows that are made by cutting runs.
+const MAX_CUTS: usize = 4_000_000;
 /// The kernel fills the new image before it announces the exec.
 const EXEC_PREPARATION_NS: i64 = 1_000_000_000;
 /// Faults of that kind looked at; an exec makes a handful.
@@ -64,6 +66,8 @@ pub(super) struct Driver<'a> {
     users: Vec<u32>,
     processes: BTreeMap<u32, Process>,
     out: Replay,
+    /// Runs are cut up to this many rows; a hostile capture would ask for one per page.
+    max_rows: usize,
     work: u64,
     faults_before_exec: u32,
     bases: HashSet<(u32, i64)>,
@@ -83,6 +87,7 @@ impl<'a> Driver<'a> {
         let mut checks: Vec<SnapshotRef> = snapshots.values().flatten().cloned().collect();
         checks.sort_by_key(|s| (s.ts_end, s.pid));
         let out = Replay { effects: vec![CallEffect::default(); tables.calls.len()], ..Replay::default() };
+        let max_rows = tables.faults.len().saturating_add(MAX_CUTS);
         Self {
             files: FileTable::new(&tables.files),
             faults: &mut tables.faults,
@@ -100,6 +105,7 @@ impl<'a> Driver<'a> {
             users: Vec::new(),
             processes: BTreeMap::new(),
             out,
+            max_rows,
             work: 0,
             faults_before_exec: 0,
             bases: HashSet::new(),
@@ -386,6 +392,11 @@ impl<'a> Driver<'a> {
             replay.points = p.points.into_iter().flatten().collect();
             replay.accessible = p.accessible.finish(self.span.1);
             self.out.processes.insert(pid, replay);
+        }
+        if self.faults.len() >= self.max_rows {
+            self.out.problems.push(format!(
+                "runs of faults were cut {MAX_CUTS} times where the mapping changes, and not further: some are charged to the mapping of their first pages"
+            ));
         }
         // Pieces of runs were put at the end.
         self.faults.sort_by_key(|f| f.ts);

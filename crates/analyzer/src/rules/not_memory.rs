@@ -67,6 +67,22 @@ fn check(joined: &Joined) -> Outcome {
         ));
     };
     let other_ns = ledger.wall_ns(other);
+    let reclaim: i64 = joined
+        .facts
+        .reclaims
+        .iter()
+        .filter(|g| g.pid == ledger.pid)
+        .flat_map(|g| g.in_windows.iter().filter(|(name, _)| *name == ledger.window.name))
+        .map(|(_, ns)| *ns)
+        .sum();
+    if reclaim as f64 > MAX_MEMORY_SHARE * total as f64 {
+        let why = format!(
+            "the kernel made it reclaim memory for {} of the {}, within faults or calls",
+            units::duration(reclaim),
+            ledger.window.name
+        );
+        return Outcome::RuledOut(ruled_out(joined, CODE, CAUSE, why, &["reclaims"]));
+    }
     if let Some(why) = slower_unseen(joined, ledger) {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
     }

@@ -2,6 +2,8 @@
  *
  *     known faults PAGES       touches PAGES pages from each of two places, then prints the window and getrusage's count
  *     known fork N             forks N children; each executes `known faults 100` and is waited for
+ *     known callers PAGES      touches PAGES pages through the same three frames, the first one for one caller and the
+ *                              rest for another
  *     known touch PAGES        touches PAGES pages and says nothing
  *     known loop               touches pages until it is killed
  *     known wait               waits for a byte on its standard input, then touches 100 pages
@@ -84,6 +86,33 @@ static int faults(long pages)
 	return 0;
 }
 
+/* The same depth and the same frames below: only the outermost return address differs. */
+NOINLINE void warm_up(char *p, long from, long to)
+{
+	for (long i = from; i < to; i++)
+		a_outer(p + i * PAGE, 1);
+	KEEP();
+}
+
+NOINLINE void serve(char *p, long from, long to)
+{
+	for (long i = from; i < to; i++)
+		a_outer(p + i * PAGE, 1);
+	KEEP();
+}
+
+NOINLINE static int callers(long pages)
+{
+	char *p = map(pages);
+
+	warm_up(p, 0, 1);
+	serve(p, 1, pages / 2);
+	warm_up(p, pages / 2, pages / 2 + 1);
+	serve(p, pages / 2 + 1, pages);
+	printf("{\"pid\":%d,\"pages\":%ld,\"a\":%lu}\n", getpid(), pages, (unsigned long)p);
+	return 0;
+}
+
 static int children(char *self, long n)
 {
 	for (long i = 0; i < n; i++) {
@@ -106,6 +135,8 @@ int main(int argc, char **argv)
 		return faults(n);
 	if (argc > 1 && !strcmp(argv[1], "fork"))
 		return children(argv[0], n);
+	if (argc > 1 && !strcmp(argv[1], "callers"))
+		return callers(n);
 	if (argc > 1 && !strcmp(argv[1], "touch")) {
 		a_outer(map(n), n);
 		return 0;

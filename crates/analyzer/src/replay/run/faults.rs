@@ -12,6 +12,9 @@ use crate::replay::mm::Mm;
 use crate::replay::pages::Before;
 use crate::replay::vma::{Backing, Perms, unowned};
 
+/// Steps that charging a page counts as.
+const WORK_PER_PAGE: u64 = 10;
+
 /// What the replay says of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Charge {
@@ -28,10 +31,11 @@ impl Driver<'_> {
         let at = self.ensure(f.pid);
         let mut piece = (i, self.charge(at, &f, 0));
         let mut start = 0;
-        self.work += u64::from(f.count);
+        // Each page is looked up in the map and marked as touched.
+        self.work += u64::from(f.count) * WORK_PER_PAGE;
         for k in 1..f.count {
             let charge = self.charge(at, &f, k);
-            if charge != piece.1 {
+            if charge != piece.1 && self.faults.len() < self.max_rows {
                 self.settle(piece.0, piece.1);
                 piece = (self.cut(piece.0, k - start), charge);
                 start = k;

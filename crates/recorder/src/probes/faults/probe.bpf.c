@@ -15,24 +15,12 @@ static __always_inline bool is_same_epoch(struct run *r)
 	return r->context.epoch == epoch_of(r->context.image);
 }
 
-/* The frames above the innermost one, in the cheapest way that can tell: the return address of the frame. */
-static __always_inline u64 return_address(u64 bp)
+/* Instruction, stack pointer and frame pointer do not tell a stack: the same function, called at the same depth, may have
+ * been called by somebody else further out. So every fault's stack is walked; what is saved is looking it up and sending
+ * it. */
+static __always_inline u64 stack_of(struct context *c, u64 who)
 {
-	struct scratch *sc = my_scratch();
-	u64 word = 0;
-
-	if (!sc)
-		return 0;
-	sc->reading_user_memory = 1;
-	bpf_probe_read_user(&word, sizeof(word), (void *)(bp + 8));
-	sc->reading_user_memory = 0;
-	return word;
-}
-
-static __always_inline void take_context_stack(struct context *c, u64 who)
-{
-	c->return_address = return_address(c->bp);
-	c->stack = take_stack(who, c->image, c->user_ip, c->sp, c->bp);
+	return take_stack(who, c->image, c->user_ip, c->sp, c->bp);
 }
 
 /* The second fault of a run decides how far its pages are apart. */
@@ -51,7 +39,6 @@ static __always_inline void change_context(struct run *r, u64 who, u32 image, st
 {
 	flush(r, mode);
 	r->owner = who;
-	r->stack_known = 0;
 	r->context.ip = regs->ip;
 	r->context.user_ip = user->ip;
 	r->context.sp = user->sp;
@@ -154,8 +141,7 @@ static __always_inline int end_of_parked(struct bpf_perf_event_data *ctx, bool m
 		struct parked at = *p;
 
 		bpf_map_delete_elem(&parked, &tid);
-		if (!at.stack_known)
-			take_context_stack(&at.context, who);
+		at.context.stack = stack_of(&at.context, who);
 		send_one(who, &at.context, at.start, now - at.start, at.addr, detail | MT_FAULT_HAS_START);
 		return 0;
 	}
@@ -187,16 +173,12 @@ static __noinline int end_elsewhere(struct slot *s, struct bpf_perf_event_data *
 /* The end of a fault that is not simply the next one of its run. */
 static __noinline int end_fault(struct slot *s, struct run *r, u64 now, bool major, enum mode mode)
 {
-	u64 dur = now - s->start;
+	u64 dur = now - s->start, stack = s->stack;
 
 	set_busy(s, 1);
-	if (r->count && (r->major != major || dur >= s->slow_ns))
+	if (r->count && (r->major != major || dur >= s->slow_ns || r->context.stack != stack || is_old(s, r)))
 		flush(r, mode);
-	if (!r->stack_known || return_address(r->context.bp) != r->context.return_address) {
-		flush(r, mode);
-		take_context_stack(&r->context, r->owner);
-		r->stack_known = 1;
-	}
+	r->context.stack = stack;
 	if (dur >= s->slow_ns) {
 		send_one(r->owner, &r->context, s->start, dur, s->addr,
 			 MT_FAULT_HAS_START | (major ? MT_FAULT_MAJOR : 0));
@@ -218,7 +200,7 @@ static __always_inline int on_end(struct bpf_perf_event_data *ctx, bool major, e
 	u64 who = bpf_get_current_pid_tgid();
 	struct slot *s = my_slot();
 	struct run *r;
-	u64 now, dur;
+	u64 now, dur, stack;
 
 	if (!s)
 		return 0;
@@ -228,8 +210,11 @@ static __always_inline int on_end(struct bpf_perf_event_data *ctx, bool major, e
 	dur = now - s->start;
 	s->who = 0;
 	r = run_at(s, s->way);
+	stack = stack_of(&r->context, who);
+	s->stack = stack;
 	/* Between start and end somebody may have sent the run: then the next one begins. */
-	if (mode == RUNS && s->continues && r->count && r->major == major && dur < s->slow_ns) {
+	if (mode == RUNS && s->continues && r->count && r->major == major && dur < s->slow_ns &&
+	    r->context.stack == stack && !is_old(s, r)) {
 		set_busy(s, 1);
 		add_to_run(r, s, now, dur);
 		set_busy(s, 0);
@@ -278,7 +263,6 @@ int BPF_PROG(fault_switch, bool preempt, struct task_struct *prev)
 	r = run_at(s, s->way);
 	p.start = s->start;
 	p.addr = s->addr;
-	p.stack_known = r->stack_known;
 	p.context = r->context;
 	/* One of a fault that had no end. */
 	if (bpf_map_lookup_elem(&parked, &tid))

@@ -31,7 +31,6 @@ struct context {
 	u64 bp;
 	u64 error_code;
 	u64 stack;  /* hash */
-	u64 return_address; /* what was at bp + 8 when the stack was taken */
 	u32 image;
 	u32 epoch; /* see epochs in mtrace.bpf.h */
 };
@@ -40,7 +39,6 @@ struct context {
 struct parked {
 	u64 start;
 	u64 addr;
-	u64 stack_known;
 	struct context context;
 };
 
@@ -48,7 +46,6 @@ struct run {
 	/* The context of the last fault here, and the thread it belongs to. */
 	u64 owner;
 	u64 next; /* page that continues the run */
-	u64 stack_known;
 	struct context context;
 
 	/* What has not been sent. */
@@ -75,6 +72,7 @@ struct slot {
 	u64 addr;
 	u64 way;
 	u64 continues; /* it is the next one of the run */
+	u64 stack;
 
 	struct run runs[WAYS];
 };
@@ -250,6 +248,12 @@ static __always_inline void begin_run(struct run *run, struct slot *s, bool majo
 	run->min = ~0ULL;
 	run->max = 0;
 	__builtin_memset(run->histogram, 0, sizeof(run->histogram));
+}
+
+/* Too long ago for the fault that is being served: a run tells of one moment. */
+static __always_inline bool is_old(struct slot *s, struct run *run)
+{
+	return s->start - run->first > RUN_MAX_NS;
 }
 
 /* Adds the fault that has ended to the run; it fits. */
