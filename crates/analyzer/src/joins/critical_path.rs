@@ -28,6 +28,8 @@ const WAKE_UP_NS: i64 = 200_000;
 const RUN_PER_PAUSE: i64 = 10;
 /// A longer sleep is no pause.
 const PAUSE_NS: i64 = 1_000_000;
+/// Who handed over was active for at least one in so many parts of the sleep: a chance meeting is shorter.
+const LEAST_PART: i64 = 4;
 /// Hand-overs followed; more are not a path that a person could follow either.
 const MAX_STRETCHES: usize = 100_000;
 /// Work spent on choosing threads.
@@ -65,7 +67,7 @@ pub(crate) fn walk(threads: &Threads, (start, end): (i64, i64), start_tid: Optio
         let born_by = current.and_then(|th| th.creator).filter(|(born, _)| *born >= t).map(|(_, by)| by);
         let (next, until) = match born_by.filter(|by| is_active(threads, *by, t)) {
             Some(creator) => (creator, t),
-            None => predecessor(threads, gap_start, t, tid).unwrap_or((tid, gap_start)),
+            None => predecessor(threads, (gap_start, t), tid, start_tid, start).unwrap_or((tid, gap_start)),
         };
         let worked = Some(next) == start_tid && stays_with(threads, next, start, gap_start);
         if next != tid && !worked && active.is_some_and(|a| is_pause(a, gap_start, t)) {
@@ -85,10 +87,12 @@ pub(crate) fn walk(threads: &Threads, (start, end): (i64, i64), start_tid: Optio
     merge(out)
 }
 
-/// True if the sleep from `a` to `b` is a pause in the run before it.
+/// True if the sleep from `a` to `b` is a pause in the run before it. One that is no longer than a wake-up always is:
+/// a thread that looks for work sleeps and wakes several times before it gets it, and whoever happens to be on a CPU
+/// then did not do what came before.
 fn is_pause(run: Interval, a: i64, b: i64) -> bool {
     let pause = b - a;
-    run.end == a && pause <= PAUSE_NS && (a - run.start) / RUN_PER_PAUSE >= pause
+    run.end == a && (pause <= WAKE_UP_NS || pause <= PAUSE_NS && (a - run.start) / RUN_PER_PAUSE >= pause)
 }
 
 /// True if the thread made no network call from `a` (exclusive) to `b`: it did not turn to somebody else.
@@ -103,8 +107,18 @@ fn is_active(threads: &Threads, tid: u32, t: i64) -> bool {
 }
 
 /// The thread that worked while `tid` slept from `a` to `b`, and until when it did.
-fn predecessor(threads: &Threads, a: i64, b: i64, tid: u32) -> Option<(u32, i64)> {
-    let mut best: Option<((bool, i64, i64), u32, i64)> = None;
+///
+/// Of those that were active up to the end, one that went to sleep as `tid` woke handed over to it, and the one that read
+/// the request and turned to nobody since has it in hand; a thread that is busy before and after, such as a collector's
+/// worker, did something else.
+fn predecessor(
+    threads: &Threads,
+    (a, b): (i64, i64),
+    tid: u32,
+    reader: Option<u32>,
+    request_ns: i64,
+) -> Option<(u32, i64)> {
+    let mut best: Option<((bool, bool, i64, i64), u32, i64)> = None;
     for (other, th) in threads.iter().filter(|(other, _)| **other != tid) {
         let Some(last) = th.active_before(b) else { continue };
         let until = last.end.min(b);
@@ -114,7 +128,10 @@ fn predecessor(threads: &Threads, a: i64, b: i64, tid: u32) -> Option<(u32, i64)
         let up_to_the_end = until >= b - WAKE_UP_NS;
         // Up to the end: the longest; otherwise: the latest.
         let within = th.active_within(a, b);
-        let score = if up_to_the_end { (true, within, until) } else { (false, until, within) };
+        let handed_over = last.end <= b + WAKE_UP_NS;
+        let has_it = Some(*other) == reader && stays_with(threads, *other, request_ns, b);
+        let likely = within >= (b - a) / LEAST_PART && (handed_over || has_it);
+        let score = if up_to_the_end { (true, likely, within, until) } else { (false, false, until, within) };
         if best.as_ref().is_none_or(|(s, ..)| score > *s) {
             best = Some((score, *other, until));
         }
