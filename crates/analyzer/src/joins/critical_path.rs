@@ -36,7 +36,29 @@ const MAX_STRETCHES: usize = 100_000;
 const MAX_CANDIDATES: usize = 50_000_000;
 
 /// The stretches of a window in order of time, without gaps; empty only for an empty window.
+///
+/// If the thread that read the request worked on for most of the window without turning to anybody, it had the request
+/// in hand until it slept or turned away, whoever was busy besides.
 pub(crate) fn walk(threads: &Threads, (start, end): (i64, i64), start_tid: Option<u32>, end_tid: u32) -> Vec<Stretch> {
+    let held =
+        start_tid.filter(|tid| *tid != end_tid).and_then(|tid| Some((tid, held_until(threads, tid, start, end)?)));
+    let Some((reader, until)) = held else { return walk_back(threads, (start, end), start_tid, end_tid) };
+    let mut out = walk_back(threads, (start, until), start_tid, reader);
+    out.extend(walk_back(threads, (until, end), None, end_tid));
+    merge(out)
+}
+
+/// Until when the thread that read the request had it in hand; null if that was not for most of the window.
+fn held_until(threads: &Threads, tid: u32, start: i64, end: i64) -> Option<i64> {
+    let thread = threads.get(&tid)?;
+    let turned =
+        thread.network.get(thread.network.partition_point(|i| i.start <= start)).map_or(end, |i| i.start.min(end));
+    let until = thread.active_before(turned)?.end.min(turned);
+    let most = |part: i64, whole: i64| part * LEAST_PART >= whole * (LEAST_PART - 1);
+    (2 * (until - start) >= end - start && most(thread.active_within(start, until), until - start)).then_some(until)
+}
+
+fn walk_back(threads: &Threads, (start, end): (i64, i64), start_tid: Option<u32>, end_tid: u32) -> Vec<Stretch> {
     let mut out: Vec<Stretch> = Vec::new();
     let mut budget = MAX_CANDIDATES;
     let (mut t, mut tid) = (end, end_tid);
