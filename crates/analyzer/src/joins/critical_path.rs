@@ -128,6 +128,9 @@ fn is_active(threads: &Threads, tid: u32, t: i64) -> bool {
     threads.get(&tid).and_then(|th| th.active_before(t)).is_some_and(|a| a.end >= t)
 }
 
+/// Active up to the end, likely to have handed over, and then the lengths that decide; larger is better.
+type Score = (bool, bool, i64, i64);
+
 /// The thread that worked while `tid` slept from `a` to `b`, and until when it did.
 ///
 /// Of those that were active up to the end, one that went to sleep as `tid` woke handed over to it, and the one that read
@@ -140,7 +143,7 @@ fn predecessor(
     reader: Option<u32>,
     request_ns: i64,
 ) -> Option<(u32, i64)> {
-    let mut best: Option<((bool, bool, i64, i64), u32, i64)> = None;
+    let mut best: Option<(Score, u32, i64)> = None;
     for (other, th) in threads.iter().filter(|(other, _)| **other != tid) {
         let Some(last) = th.active_before(b) else { continue };
         let until = last.end.min(b);
