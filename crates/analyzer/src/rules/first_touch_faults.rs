@@ -166,10 +166,24 @@ fn evidence(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, n
         joined,
         &format!("pid = {} AND kind = 'minor' AND ts BETWEEN {start} AND {end}", group.pid),
     );
+    let minor = |g: &&FaultGroup| g.pid == group.pid && !matches!(g.kind, TouchKind::FileMajor | TouchKind::AnonMajor);
+    let (all_faults, all_ns) = joined
+        .facts
+        .faults
+        .groups
+        .iter()
+        .filter(minor)
+        .map(|g| in_window(g, &ledger.window.name))
+        .fold((0, 0), |(n, ns), (gn, gns)| (n + gn, ns + gns));
     vec![
         Evidence {
             what: format!("first-touch faults of this code in the {}", ledger.window.name),
             value: format!("{}, {} in all, {} each", units::count(faults), units::duration(ns), units::duration(mean)),
+            query: None,
+        },
+        Evidence {
+            what: format!("minor faults of the whole process in the {}, these among them", ledger.window.name),
+            value: format!("{}, {} in all", units::count(all_faults), units::duration(all_ns)),
             query: Some(query),
         },
         Evidence {
