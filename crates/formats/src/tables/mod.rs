@@ -8,7 +8,9 @@ mod faults;
 mod files;
 mod frames;
 mod gc_events;
+mod go_memory;
 mod io_calls;
+mod jvm_events;
 mod losses;
 mod maps;
 mod memory_calls;
@@ -16,6 +18,7 @@ mod off_cpu;
 mod process_events;
 mod reclaims;
 mod refusals;
+mod runtimes;
 mod samples;
 mod sockets;
 mod symbols;
@@ -25,7 +28,9 @@ pub use faults::{Fault, FaultKind, error_code};
 pub use files::FileRow;
 pub use frames::Frame;
 pub use gc_events::{GcEvent, GcEventKind};
+pub use go_memory::{GoMemory, GoMemoryKind};
 pub use io_calls::{IoCall, IoCallKind};
+pub use jvm_events::{JvmEvent, JvmEventKind};
 pub use losses::{Loss, LossReason};
 pub use maps::{MapRow, SnapshotReason};
 pub use memory_calls::{MemoryCall, MemoryCallKind};
@@ -33,6 +38,7 @@ pub use off_cpu::{OffCpu, OffCpuState};
 pub use process_events::{ProcessEvent, ProcessEventKind};
 pub use reclaims::{Reclaim, ReclaimKind};
 pub use refusals::Refusal;
+pub use runtimes::{RuntimeKind, RuntimeSetting, SettingState};
 pub use samples::{Sample, SampleSource};
 pub use sockets::{SocketFamily, SocketRole, SocketRow};
 pub use symbols::{SymbolRow, SymbolSource};
@@ -62,6 +68,9 @@ pub const ALL: &[TableInfo] = &[
     info::<FaultRun>(),
     info::<Reclaim>(),
     info::<GcEvent>(),
+    info::<GoMemory>(),
+    info::<JvmEvent>(),
+    info::<RuntimeSetting>(),
     info::<ProcessEvent>(),
     info::<IoCall>(),
     info::<OffCpu>(),

@@ -19,6 +19,8 @@ enum mt_event {
 	MT_FAULT_RUN = 10,
 	MT_FAULT_BATCHED = 11,
 	MT_RECLAIM = 12,
+	MT_GO_MEMORY = 60,
+	MT_JVM = 61,
 };
 
 /* Begins every record. */
@@ -177,6 +179,55 @@ struct mt_reclaim {
 /* detail: 1 cycle start, 2 mark termination, 3 sweep, 4 stop the world, 5 start the world. aux: AX at entry. */
 struct mt_gc {
 	struct mt_header h;
+};
+
+enum mt_go_memory_detail {
+	MT_GO_MARK_ASSIST = 1,
+	MT_GO_PARK_ASSIST = 2,
+	MT_GO_HEAP_GROWTH = 3,
+	MT_GO_SCAVENGE = 4,
+	MT_GO_SET_GC_PERCENT = 5,
+	MT_GO_SET_MEMORY_LIMIT = 6,
+};
+
+enum mt_go_memory_aux {
+	MT_GO_HAS_START = 1,
+};
+
+/* ts: entry, else the return. */
+struct mt_go_memory {
+	struct mt_header h;
+	u64 dur;
+	u64 arg;    /* the second argument (after the receiver); 0 without a start */
+	u64 result; /* the first result; settings: the first argument */
+	u64 stack;
+};
+
+enum mt_jvm_detail {
+	MT_JVM_GC = 1,
+	MT_JVM_POOL = 2,
+	MT_JVM_SAFEPOINT = 3,
+	MT_JVM_VM_OPERATION = 4,
+};
+
+enum mt_jvm_aux {
+	MT_JVM_HAS_START = 1,
+};
+
+#define MT_JVM_TEXT 64 /* a power of two */
+
+/* ts: begin, else the end. Texts end with NUL; empty where there is none. */
+struct mt_jvm {
+	struct mt_header h;
+	u64 dur;
+	u64 full;
+	u64 used_before;
+	u64 committed_before;
+	u64 used_after;
+	u64 committed_after;
+	u64 max;
+	char name[MT_JVM_TEXT];
+	char pool[MT_JVM_TEXT];
 };
 
 /* detail: 0 runnable, 1 sleeping, 2 uninterruptible, 3 other. ts: when it left the CPU. */

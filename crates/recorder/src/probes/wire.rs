@@ -82,6 +82,8 @@ pub(crate) mod event {
     pub(crate) const FAULT_RUN: u16 = 10;
     pub(crate) const FAULT_BATCH: u16 = 11;
     pub(crate) const RECLAIM: u16 = 12;
+    pub(crate) const GO_MEMORY: u16 = 60;
+    pub(crate) const JVM: u16 = 61;
 }
 
 /// `struct mt_stack`.
