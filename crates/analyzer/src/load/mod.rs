@@ -103,7 +103,7 @@ tables! {
     /// Lines of /proc/PID/maps; in the order of (ts, pid, start_addr).
     maps: MapRow [until] by |r| (r.ts, r.pid, r.start_addr);
     /// Mapped files.
-    files: FileRow [none] by |_r| ();
+    files: FileRow [none] by |_r| 0_u8;
     /// Reclaim and compaction by the targets' threads.
     reclaims: Reclaim [span] by |r| r.ts;
     /// What the kernel counted when it refused a mapping.
