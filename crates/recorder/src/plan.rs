@@ -160,7 +160,10 @@ mod tests {
     fn without_perf_events_the_probes_that_need_them_are_absent() {
         let facts = HostFacts { perf_event: SyscallTrial::Fails(1), ..good_host() };
         let plan = plan(&facts, &[], FaultMode::Runs).unwrap();
-        assert_eq!(plan.absent.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["faults", "gc_events", "go_memory", "jvm_events"]);
+        assert_eq!(
+            plan.absent.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
+            ["faults", "gc_events", "go_memory", "jvm_events"]
+        );
         assert!(names(&plan).contains(&"memory_calls"));
     }
 

@@ -8,6 +8,7 @@ mod names;
 mod output;
 mod processes;
 mod reserve;
+mod runtimes;
 mod sink;
 mod sleepers;
 mod stacks;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
 use mtrace_formats::capture::{Manifest, Problem};
-use mtrace_formats::tables::SnapshotReason;
+use mtrace_formats::tables::{RuntimeKind, SnapshotReason};
 
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
@@ -33,7 +34,8 @@ use crate::sampler::Sampler;
 use crate::target::launch::Launched;
 use crate::{Options, Progress, Summary, TargetSpec};
 pub(crate) use load::Loaded;
-use processes::{Processes, Todo};
+use processes::{Came, Processes, Todo};
+use runtimes::{Found, Runtimes};
 pub(crate) use sink::Sink;
 
 /// How long the reader sleeps at most; the kernel wakes it for an exec and when the ring fills up.
@@ -68,6 +70,7 @@ struct Session<'a> {
     // Before the maps that it reads.
     ring: RingBuffer<'static>,
     probes: Vec<Loaded>,
+    runtimes: Runtimes,
     shared: SharedMaps,
     manifest: Manifest,
     processes: Processes,
@@ -177,15 +180,17 @@ impl Session<'_> {
             for event in life {
                 self.processes.live(event, &mut sink, &mut todo);
             }
+            let with_jvm = processes::with_library(&code, &sink.files, runtimes::JVM_LIBRARY);
             self.processes.new_code(code, &sink.files);
             drop(sink);
             todo.into_iter().for_each(|t| self.follow(t));
+            with_jvm.into_iter().for_each(|pid| self.jvm_loaded(pid));
         }
     }
 
     fn follow(&mut self, todo: Todo) {
         match todo {
-            Todo::NewProgram { pid, stopped } => self.look_for_go(pid, stopped),
+            Todo::NewProgram { pid, how } => self.look_for_runtimes(pid, how),
             Todo::Sample(pid) => self.sampler.add(pid),
             Todo::Joined { pid, ts } => sleepers::note(&self.probes, pid, ts),
             Todo::Ended(pid) => {
@@ -196,21 +201,43 @@ impl Session<'_> {
         }
     }
 
-    /// Attaches the garbage collector's probes if the process runs a Go binary.
-    fn look_for_go(&mut self, pid: u32, stopped: bool) {
-        let Some(probe) = self.probes.iter_mut().find(|p| p.wants_go()) else { return };
-        let Some(go) = probe.attach_go(pid) else { return };
-        if go.new && !stopped {
+    /// Attaches the probes of the language runtimes to what the process runs.
+    fn look_for_runtimes(&mut self, pid: u32, how: Came) {
+        for found in self.runtimes.look_at(&mut self.probes, pid, how != Came::Running) {
+            self.note_runtime(pid, &found, how);
+        }
+    }
+
+    /// A process has loaded a JVM's library.
+    fn jvm_loaded(&mut self, pid: u32) {
+        if let Some(found) = self.runtimes.library_mapped(&mut self.probes, pid) {
+            self.note_runtime(pid, &found, Came::Running);
+        }
+    }
+
+    fn note_runtime(&mut self, pid: u32, found: &Found, how: Came) {
+        // A JVM loads its library long after its exec.
+        let late = how == Came::Running || (how == Came::Exec && found.kind == RuntimeKind::Go);
+        if found.new && late {
+            let (what, table) = match found.kind {
+                RuntimeKind::Go => ("the probes of the Go runtime", "gc_events"),
+                RuntimeKind::Jvm => ("the probes of the JVM", "jvm_events"),
+            };
             self.problem(format!(
-                "the garbage collector probes of Go process {pid} were attached while it ran: collections before \
-                 this moment are not in gc_events"
+                "{what} of process {pid} were attached while it ran: collections before this moment are not in {table}"
             ));
         }
-        if go.version.as_deref().is_some_and(has_stw_reason) {
-            self.sink.borrow_mut().has_stw_reason.insert(pid);
+        let mut sink = self.sink.borrow_mut();
+        if found.kind == RuntimeKind::Go && found.version.as_deref().is_some_and(runtimes::has_stw_reason) {
+            sink.has_stw_reason.insert(pid);
         }
-        if let Some(t) = self.processes.entry(pid) {
-            t.go_version = go.version;
+        if self.processes.is_new_runtime(pid, found.kind) {
+            runtimes::settings_of(pid, found).into_iter().for_each(|r| sink.push(r));
+        }
+        if found.kind == RuntimeKind::Go
+            && let Some(t) = self.processes.entry(pid)
+        {
+            t.go_version = found.version.clone();
         }
     }
 
@@ -380,17 +407,6 @@ fn nanoseconds(d: Duration) -> i64 {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2)
 }
 
-/// stopTheWorldWithSema takes its reason as the first argument since Go 1.21 (runtime/proc.go).
-fn has_stw_reason(version: &str) -> bool {
-    let digits = |s: &str| s.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
-    let Some((major, rest)) = version.trim_start_matches("go").split_once('.') else { return false };
-    match (digits(major), digits(rest)) {
-        (Some(1), Some(minor)) => minor >= 21,
-        (Some(major), Some(_)) => major > 1,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,14 +426,5 @@ mod tests {
         };
         assert_eq!(intervals(5000), [250, 750, 1750, 3750, 7750, 12750, 17750]);
         assert_eq!(intervals(100), [100, 200, 300, 400, 500, 600, 700]);
-    }
-
-    #[test]
-    fn the_reason_is_known_since_go_1_21() {
-        for (version, expected) in
-            [("go1.20.14", false), ("go1.21.0", true), ("go1.27rc1", true), ("go2.0", true), ("devel", false)]
-        {
-            assert_eq!(has_stw_reason(version), expected, "{version}");
-        }
     }
 }

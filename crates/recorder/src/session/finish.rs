@@ -95,7 +95,7 @@ impl Session<'_> {
             accounts::account(probe.name(), probe.tables()[0], probe.ignored(), &p.counters(), sink.counts(probe))
         };
         self.manifest.accounts = self.probes.iter().map(account).collect();
-        let reports: Vec<ProbeReport> = self.probes.iter().map(super::load::Loaded::report).collect();
+        let reports: Vec<ProbeReport> = self.probes.iter().map(|p| p.report(&self.runtimes)).collect();
         let known = |r: &ProbeReport| reports.iter().any(|n| n.name == r.name);
         self.manifest.probes.retain(|r| !known(r));
         self.manifest.probes.extend(reports);

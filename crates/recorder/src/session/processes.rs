@@ -1,10 +1,10 @@
 //! The targets as user space knows them: from `process_events` records, /proc and snapshots to rows and the manifest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use mtrace_formats::capture::Target;
-use mtrace_formats::tables::{ProcessEvent, ProcessEventKind, SnapshotReason};
+use mtrace_formats::tables::{ProcessEvent, ProcessEventKind, RuntimeKind, SnapshotReason};
 
 use super::files::Files;
 use super::images::Images;
@@ -28,11 +28,22 @@ struct Process {
     alive: bool,
 }
 
+/// How a program came to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// It is stopped at its exec.
+    Stopped,
+    /// It has exec'd and runs on.
+    Exec,
+    /// It runs already.
+    Running,
+}
+
 /// What the session has to do about a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Todo {
-    /// It has a new executable: look whether it is a Go program.
-    NewProgram { pid: u32, stopped: bool },
+    /// It has a new executable: look which runtime it has.
+    NewProgram { pid: u32, how: Came },
     /// It is new: sample it.
     Sample(u32),
     /// It ran before it became a target at this time: some of its threads sleep.
@@ -47,6 +58,8 @@ pub(crate) struct Processes {
     processes: HashMap<u32, Process>,
     listed: Vec<Target>,
     pub(crate) images: Images,
+    /// Runtimes that were found, by image.
+    runtimes: BTreeSet<(u32, RuntimeKind)>,
     /// Processes that ended before their maps could be read, so that their stacks have no names.
     pub(crate) missed_snapshots: u64,
     /// A process that is stopped at its exec: its snapshot is exact.
@@ -103,7 +116,7 @@ impl Processes {
                 todo.extend([
                     Todo::Joined { pid: life.pid, ts: life.ts },
                     Todo::Sample(life.pid),
-                    Todo::NewProgram { pid: life.pid, stopped: false },
+                    Todo::NewProgram { pid: life.pid, how: Came::Running },
                 ]);
             }
             LifeKind::Exit => {
@@ -142,7 +155,8 @@ impl Processes {
                 }
             }
         }
-        todo.push(Todo::NewProgram { pid: life.pid, stopped });
+        let how = if stopped { Came::Stopped } else { Came::Exec };
+        todo.push(Todo::NewProgram { pid: life.pid, how });
     }
 
     fn forked(&mut self, life: &Life, sink: &mut Sink, todo: &mut Vec<Todo>) {
@@ -226,6 +240,11 @@ impl Processes {
         self.processes.get(&pid).map(|p| p.image)
     }
 
+    /// True once for each runtime of each program of a process.
+    pub(crate) fn is_new_runtime(&mut self, pid: u32, kind: RuntimeKind) -> bool {
+        self.processes.get(&pid).is_some_and(|p| self.runtimes.insert((p.image, kind)))
+    }
+
     /// The living ones, in ascending order.
     pub(crate) fn alive(&self) -> Vec<u32> {
         let mut pids: Vec<u32> = self.processes.iter().filter(|(_, p)| p.alive).map(|(pid, _)| *pid).collect();
@@ -236,6 +255,11 @@ impl Processes {
     pub(crate) fn listed(&self) -> &[Target] {
         &self.listed
     }
+}
+
+/// Processes that have mapped a library of this name.
+pub(crate) fn with_library(code: &[NewCode], files: &Files, name: &str) -> BTreeSet<u32> {
+    code.iter().filter(|c| files.name_of(c.dev, c.inode) == Some(name)).map(|c| c.pid).collect()
 }
 
 fn row(life: &Life) -> ProcessEvent {

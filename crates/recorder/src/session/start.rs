@@ -12,8 +12,9 @@ use mtrace_formats::capture::{CaptureWriter, Manifest, ProbeReport, Problem, Tar
 use serde_json::json;
 
 use super::load::Loaded;
-use super::processes::Processes;
+use super::processes::{Came, Processes};
 use super::reserve::Reserve;
+use super::runtimes::Runtimes;
 use super::{Due, Session, Sink, nanoseconds, sleepers};
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
@@ -139,6 +140,7 @@ fn begin<'a>(
         sink,
         ring,
         probes,
+        runtimes: Runtimes::default(),
         losses: LossMeter::new(now),
         sampler: Sampler::new(processes.alive()),
         shared,
@@ -281,7 +283,7 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
 impl Session<'_> {
     fn attach_to_running(&mut self, running: &[ProcessFacts]) {
         for facts in running {
-            self.look_for_go(facts.pid, false);
+            self.look_for_runtimes(facts.pid, Came::Running);
         }
         self.manifest.window.start_ns = Some(monotonic_ns());
         for facts in running {
@@ -322,9 +324,8 @@ impl Session<'_> {
     /// collects within milliseconds: so every file that the command line names is looked at before.
     fn attach_ahead(&mut self) {
         let TargetSpec::Launch { argv } = &self.options.target else { return };
-        let Some(probe) = self.probes.iter_mut().find(|p| p.wants_go()) else { return };
         for path in named_files(argv) {
-            probe.attach_go_ahead(&path);
+            self.runtimes.look_ahead(&mut self.probes, &path);
         }
     }
 
@@ -334,7 +335,8 @@ impl Session<'_> {
         if let Some(facts) = ProcessFacts::read(pid) {
             self.processes.attached(&facts, &mut self.sink.borrow_mut());
         }
-        self.look_for_go(pid, self.processes.stopped == Some(pid));
+        let stopped = self.processes.stopped == Some(pid);
+        self.look_for_runtimes(pid, if stopped { Came::Stopped } else { Came::Exec });
         Ok(())
     }
 }
