@@ -11,9 +11,11 @@ mod fault_cost;
 mod faults;
 mod flame;
 mod gc;
+mod jvm;
 mod ledger;
 mod overlays;
 mod reclaims;
+mod runtimes;
 mod splits;
 mod timeline;
 mod wait;
@@ -100,6 +102,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
             timeline,
             faults,
             churn,
+            runtimes: runtimes::runtimes(&tables, &splits, manifest),
             reclaims: reclaims::groups(&tables.reclaims, &splits, symbols),
             failed_calls: failed_calls::groups(&tables, &replay, page_size),
             gc: gc_table,
@@ -122,14 +125,19 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
 }
 
 fn gc_timings(by_pid: &Processes<'_>, end: i64) -> BTreeMap<u32, gc::Timing> {
-    let with_gc = by_pid.iter().filter(|(_, p)| !p.gc.is_empty());
-    with_gc.map(|(pid, p)| (*pid, gc::timing(*pid, &p.gc, end))).collect()
+    let timing = |(pid, p): (&u32, &by_process::OfProcess<'_>)| match (p.gc.is_empty(), p.jvm.is_empty()) {
+        (false, _) => Some((*pid, gc::timing(*pid, &p.gc, end))),
+        (true, false) => Some((*pid, jvm::timing(*pid, &p.jvm))),
+        (true, true) => None,
+    };
+    by_pid.iter().filter_map(timing).collect()
 }
 
-/// A Go target was there and its probes ran: then no cycle is a measurement.
+/// A Go target or a JVM was there and its probes ran: then no cycle is a measurement.
 fn gc_measured(m: &Manifest) -> bool {
     let go = m.targets.iter().any(|t| t.go_version.is_some());
-    go && m.probes.iter().any(|p| p.name.contains("gc") && p.status.observed())
+    let observed = |name: &str| m.probes.iter().any(|p| p.name == name && p.status.observed());
+    (go && observed("gc_events")) || observed("jvm_events")
 }
 
 fn shares(splits: Vec<Split>) -> Vec<crate::context::LedgerShare> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LedgerCategory {
-    /// The Go runtime had stopped the world.
+    /// The language runtime (Go, JVM) had stopped the world.
     GcStw,
     /// The critical thread was in a page fault.
     Faults,

@@ -7,6 +7,7 @@ use super::gc::GcTable;
 use super::ledger::Ledger;
 use super::reclaim::ReclaimGroup;
 use super::requests::RequestTable;
+use super::runtimes::Runtimes;
 use super::timeline::Timeline;
 
 /// Version of report.json; raised when a reader of an older one would be misled.
@@ -51,6 +52,8 @@ pub struct Facts {
     pub failed_calls: Vec<EnomemGroup>,
     /// GC.
     pub gc: GcTable,
+    /// Language runtimes.
+    pub runtimes: Runtimes,
     /// Address spaces, one per process, the main one first.
     pub address_spaces: Vec<AddressSpace>,
     /// Flame graphs.
