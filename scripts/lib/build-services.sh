@@ -53,7 +53,7 @@ content() {
     )
 }
 
-programs='coldstart coldstart-stripped coldstart-pie coldstart-pie-stripped client gcgrowth faultloop memcalls churn refused filescan'
+programs='coldstart coldstart-stripped coldstart-pie coldstart-pie-stripped client gcgrowth gomemory faultloop memcalls churn refused filescan'
 complete() {
     local program
     for program in $programs; do [ -x "$output/$program" ] || return 1; done
@@ -85,6 +85,7 @@ build_all() {
     build_go coldstart-pie coldstart -buildmode=pie
     build_go coldstart-pie-stripped coldstart -buildmode=pie -ldflags='-s -w'
     build_go gcgrowth gcgrowth
+    build_go gomemory gomemory
     local program
     for program in faultloop memcalls churn refused filescan; do build_c "$program"; done
     # Renamed into place: a copy that is running stays as it is.

@@ -264,7 +264,7 @@ def prometheus(args, work):
     # Two digits in the trace. Ours encloses theirs: two probes of some µs each, where the thread may lose its CPU.
     off_cpu = overlap(assists, capture.rows("off_cpu")) / 1e6
     least = (ours - off_cpu - 0.01 * len(assists) - 2) / 1.05
-    table.about("mark assist, ms", round(ours, 1), round(theirs, 1), "GODEBUG=gctrace=1", 0.95 * theirs - 1, ours if least <= theirs else 0)
+    table.about("mark assist, ms", round(ours, 1), round(theirs, 1), "GODEBUG=gctrace=1", 0.95 * theirs - 1, float("inf") if least <= theirs else 0)
     table.show("of it without a CPU, ms", round(off_cpu, 1))
     advised = sum(c["len_bytes"] for c in capture.rows("memory_calls") if c["call"] == "madvise" and c["prot_or_advice"] == 4)
     table.exact("scavenged bytes", sum(m["bytes"] for m in memory if m["event"] == "scavenge"), advised, "madvise(MADV_DONTNEED) seen")

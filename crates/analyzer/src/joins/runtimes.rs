@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mtrace_formats::capture::Manifest;
+use mtrace_formats::capture::{Manifest, ProbeStatus};
 use mtrace_formats::tables::{
     GoMemory, GoMemoryKind, JvmEvent, JvmEventKind, RuntimeKind, RuntimeSetting, SettingState,
 };
@@ -38,6 +38,9 @@ pub(crate) fn runtimes(t: &Tables, splits: &[Split], manifest: &Manifest) -> Run
     for (pid, rows) in jvm {
         entry(&mut found, pid, RuntimeKind::Jvm).work = jvm_work(&rows);
     }
+    for p in found.values_mut() {
+        p.settings_complete = seen_from_its_start(manifest, p.pid);
+    }
     Runtimes { processes: found.into_values().collect(), short_assists: short_assists(manifest) }
 }
 
@@ -47,8 +50,15 @@ fn entry(found: &mut BTreeMap<(u32, RuntimeKind), RuntimeFacts>, pid: u32, kind:
         kind: kind.name().to_owned(),
         version: None,
         settings: Vec::new(),
+        settings_complete: false,
         work: Vec::new(),
     })
+}
+
+fn seen_from_its_start(m: &Manifest, pid: u32) -> bool {
+    let target = m.targets.iter().find(|t| t.pid == pid);
+    let born = target.is_some_and(|t| t.how == "launched" || t.how.starts_with("child of"));
+    born && m.probes.iter().any(|p| p.name == "go_memory" && p.status == ProbeStatus::Ran)
 }
 
 fn setting(s: &RuntimeSetting) -> RuntimeValue {

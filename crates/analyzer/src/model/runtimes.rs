@@ -22,6 +22,8 @@ pub struct RuntimeFacts {
     pub version: Option<String>,
     /// Settings at the program's start, and what the program changed later, in order.
     pub settings: Vec<RuntimeValue>,
+    /// True if the recording saw all that the program set by itself: it was there from its start.
+    pub settings_complete: bool,
     /// What the runtime did, most time first.
     pub work: Vec<RuntimeWork>,
 }

@@ -333,6 +333,7 @@ fn runtimes() -> Runtimes {
             RuntimeValue { known: false, ..setting("GODEBUG", None, None) },
             setting("debug.SetMemoryLimit", Some("1073741824"), Some(T0 + 3 * MS)),
         ],
+        settings_complete: true,
         work: vec![
             work("mark assist", 812, 94 * MS, None, vec![("first request".into(), 31 * MS)]),
             work("heap growth", 9, 3 * MS, Some(36 * MIB), Vec::new()),

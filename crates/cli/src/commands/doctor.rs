@@ -1,13 +1,14 @@
 //! `mtrace doctor`: what this host can record.
 
-use mtrace_recorder::doctor::{CheckStatus, diagnose, worst};
+use mtrace_recorder::doctor::{CheckStatus, check_jvms, diagnose, worst};
 use mtrace_recorder::host::HostFacts;
 
 use crate::exit::{Code, Failure};
 use crate::text;
 
 pub(crate) fn run() -> Result<Code, Failure> {
-    let checks = diagnose(&HostFacts::gather());
+    let mut checks = diagnose(&HostFacts::gather());
+    checks.extend(check_jvms());
     for check in &checks {
         let mark = match check.status {
             CheckStatus::Ok => "ok      ",

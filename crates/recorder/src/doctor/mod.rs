@@ -2,6 +2,7 @@
 //!
 //! Data only; the command line prints it. A check is one function and one line in [`CHECKS`].
 
+mod jvms;
 mod loading;
 mod observing;
 mod output;
@@ -11,6 +12,7 @@ use std::fmt;
 use mtrace_formats::capture::{ProbeReport, ProbeStatus};
 
 use crate::host::HostFacts;
+pub use jvms::check_jvms;
 pub use output::{check_output, free_bytes};
 
 /// How good it is.
@@ -113,7 +115,7 @@ const CHECKS: &[Rule] = &[
     observing::smaps_rollup,
 ];
 
-/// Judges the facts. Results of [`check_output`] and [`Check::of_probe`] can be appended.
+/// Judges the facts. Results of [`check_output`], [`check_jvms`] and [`Check::of_probe`] can be appended.
 pub fn diagnose(facts: &HostFacts) -> Vec<Check> {
     CHECKS.iter().map(|check| check(facts)).collect()
 }

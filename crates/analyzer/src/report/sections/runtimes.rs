@@ -26,6 +26,8 @@ struct ProcessView {
     pid: u32,
     runtime: Html,
     settings: Vec<(Html, Html, String)>,
+    /// What the program had set before is not known.
+    late: bool,
     work: Vec<WorkView>,
     more: usize,
 }
@@ -59,6 +61,7 @@ fn process(p: &RuntimeFacts, zero: i64) -> ProcessView {
         pid: p.pid,
         runtime: Html::name(&format!("{name} {}", version.trim_start_matches("go"))),
         settings: p.settings.iter().map(|s| setting(s, zero)).collect(),
+        late: p.kind == "go" && !p.settings_complete,
         work: p.work.iter().take(WORK).map(work).collect(),
         more: p.work.len().saturating_sub(WORK),
     }
