@@ -100,7 +100,7 @@ fn check_go(r: &Recording) {
     assert_eq!(settings, expected);
 
     // From the question on: what the program itself allocates in between takes a few spans of what was given back.
-    let asked = of(GoMemoryKind::SetMemoryLimit).last().unwrap().ts;
+    let asked = of(GoMemoryKind::SetMemoryLimit).next_back().unwrap().ts;
     let scavenged: u64 = of(GoMemoryKind::Scavenge).filter(|e| e.ts > asked).filter_map(|e| e.bytes).sum();
     let spans = 256 << 10;
     let given_back = number("scavenged_bytes");
@@ -141,7 +141,7 @@ fn go_s_memory_management_agrees_with_its_own_metrics() {
 
 /// What HotSpot's log says: safepoints, and collections by their kind.
 fn log_counts(log: &str) -> (usize, usize, usize) {
-    let pauses = |kind: &str| log.lines().filter(|l| l.contains(&format!("GC(")) && l.contains(kind)).count();
+    let pauses = |kind: &str| log.lines().filter(|l| l.contains("GC(") && l.contains(kind)).count();
     (log.lines().filter(|l| l.contains("Safepoint \"")).count(), pauses("Pause Young"), pauses("Pause Full"))
 }
 
