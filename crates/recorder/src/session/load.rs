@@ -78,7 +78,7 @@ impl Loaded {
         for program in self.variant.programs {
             let attached = match program.attach {
                 Attach::GoEntry(_) | Attach::Flush => continue,
-                Attach::BySection => find(&self.object, program.name)
+                Attach::BySection | Attach::OnTrial => find(&self.object, program.name)
                     .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| e.to_string())),
                 Attach::SoftwareEvent(config) => {
                     find(&self.object, program.name).and_then(|p| attach_everywhere(&p, config))
@@ -289,7 +289,20 @@ fn load_variant(probe: &dyn Probe, variant: &Variant, shared: &SharedMaps) -> Re
         let wanted = variant.programs.iter().any(|p| program.name() == p.name);
         program.set_autoload(wanted);
     }
-    open.load().map_err(|e| with_words(e, said))
+    let object = open.load().map_err(|e| with_words(e, said))?;
+    try_attaching(&object, variant)?;
+    Ok(object)
+}
+
+/// Attaches what a kernel may load and yet refuse to attach, and detaches it again.
+fn try_attaching(object: &Object, variant: &Variant) -> Result<(), String> {
+    let said = LibbpfWords::begin();
+    for program in variant.programs.iter().filter(|p| p.attach == Attach::OnTrial) {
+        if let Err(e) = find(object, program.name)?.attach() {
+            return Err(format!("failed to attach `{}`: {e}{}", program.name, said.end()));
+        }
+    }
+    Ok(())
 }
 
 /// `struct perf_event_attr` up to `config2` (PERF_ATTR_SIZE_VER1).

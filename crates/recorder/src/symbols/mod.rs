@@ -13,6 +13,7 @@ pub mod gopclntab;
 
 mod build_id;
 pub(crate) mod elf;
+pub(crate) mod kallsyms;
 mod kernel;
 mod module;
 pub(crate) mod source;
