@@ -9,6 +9,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* The call before it is no jump then. */
+#define KEEP_FRAME __asm__ volatile("" ::: "memory")
+
 static __attribute__((noinline)) char *map(size_t bytes)
 {
 	char *block = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -22,11 +25,13 @@ static __attribute__((noinline)) char *map(size_t bytes)
 static __attribute__((noinline)) void load_index(size_t bytes)
 {
 	memset(map(bytes), 1, bytes);
+	KEEP_FRAME;
 }
 
 static __attribute__((noinline)) void remember_request(void)
 {
 	memset(map(1 << 20), 2, 1 << 20);
+	KEEP_FRAME;
 }
 
 int main(int argc, char **argv)

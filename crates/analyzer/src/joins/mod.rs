@@ -12,9 +12,12 @@ mod faults;
 mod flame;
 mod gc;
 mod ledger;
+mod lock_waits;
+mod oom_kills;
 mod overlays;
 mod reclaims;
 mod splits;
+mod throttles;
 mod timeline;
 mod wait;
 
@@ -101,6 +104,9 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
             faults,
             churn,
             reclaims: reclaims::groups(&tables.reclaims, &splits, symbols),
+            throttles: throttles::groups(&tables.throttles, &splits, symbols),
+            lock_waits: lock_waits::groups(&tables.lock_waits, &tables.calls, &splits, symbols),
+            oom_victims: oom_kills::victims(&tables.oom_kills, &replay.processes.keys().copied().collect(), symbols),
             failed_calls: failed_calls::groups(&tables, &replay, page_size),
             gc: gc_table,
             address_spaces: address_space::address_spaces(

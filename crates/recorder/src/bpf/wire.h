@@ -208,6 +208,7 @@ struct mt_oom_kill {
 enum mt_lock_wait_detail {
 	MT_LOCK_WRITE = 1,
 	MT_LOCK_HELD_BY_READER = 2, /* the holder read-locked it last, and may have left since */
+	MT_LOCK_HELD_BY_RECORDER = 4,
 };
 
 /* aux: the holder's thread when the wait began, 0 if unknown. */

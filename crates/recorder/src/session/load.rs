@@ -58,7 +58,8 @@ impl Loaded {
     /// In plain words, why no variant could be loaded.
     pub(crate) fn load(probe: &'static dyn Probe, faults: FaultMode, shared: &SharedMaps) -> Result<Self, String> {
         let mut reasons = Vec::new();
-        for variant in probe.variants(faults) {
+        let only = wanted_variant(probe.name());
+        for variant in probe.variants(faults).iter().filter(|v| only.as_ref().is_none_or(|name| v.name == name)) {
             match load_variant(probe, variant, shared) {
                 Ok(object) => {
                     return Ok(Self { probe, variant, object, links: Vec::new(), go: GoAttached::default() });
@@ -254,6 +255,13 @@ impl Loaded {
             hides: matches!(status, ProbeStatus::Partial | ProbeStatus::Absent).then(|| self.probe.hides().to_owned()),
         }
     }
+}
+
+/// Name of the only variant of a probe to try, from `MTRACE_VARIANTS` (`probe=variant;…`): how the tests run the ones
+/// that this kernel would never need.
+fn wanted_variant(probe: &str) -> Option<String> {
+    let wanted = std::env::var("MTRACE_VARIANTS").ok()?;
+    wanted.split(';').find_map(|pair| pair.split_once('=').filter(|(p, _)| *p == probe)).map(|(_, v)| v.to_owned())
 }
 
 /// Why a uprobe was refused; the kernel asks for more there than for every other probe.

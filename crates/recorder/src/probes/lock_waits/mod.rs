@@ -12,6 +12,7 @@ use crate::session::Sink;
 
 const WRITE: u16 = 1;
 const HELD_BY_READER: u16 = 2;
+const HELD_BY_RECORDER: u16 = 4;
 
 pub(crate) struct LockWaits;
 
@@ -77,7 +78,7 @@ impl Probe for LockWaits {
 fn decode(bytes: &[u8]) -> Result<(LockWait, u64), Undecodable> {
     let mut r = Reader::new(bytes);
     let h = r.header()?;
-    if h.detail & !(WRITE | HELD_BY_READER) != 0 {
+    if h.detail & !(WRITE | HELD_BY_READER | HELD_BY_RECORDER) != 0 {
         return Err(Undecodable);
     }
     let mode = |write| if write { LockMode::Write } else { LockMode::Read };
@@ -96,6 +97,7 @@ fn decode(bytes: &[u8]) -> Result<(LockWait, u64), Undecodable> {
         holder_pid: known.then_some(holder_pid),
         holder_tid: known.then_some(h.aux),
         holder_comm: known.then_some(comm),
+        holder_is_recorder: known.then_some(h.detail & HELD_BY_RECORDER != 0),
         stack_id: None,
     };
     Ok((row, stack))
@@ -125,7 +127,7 @@ mod tests {
     fn an_unknown_holder_is_null_and_bad_records_are_errors() {
         let (row, _) = decode(&record(0, 0)).unwrap();
         assert_eq!((row.mode, row.holder_mode, row.holder_pid, row.holder_comm), (LockMode::Read, None, None, None));
-        assert!(decode(&record(4, 1)).is_err());
+        assert!(decode(&record(8, 1)).is_err());
         let whole = record(1, 1);
         for n in 0..whole.len() {
             assert!(decode(&whole[..n]).is_err(), "{n} bytes");

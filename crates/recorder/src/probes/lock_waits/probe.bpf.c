@@ -36,6 +36,7 @@ static __always_inline void note_holder(struct waiting *w, struct mm_struct *mm)
 {
 	u64 owner = BPF_CORE_READ(mm, mmap_lock.owner.counter);
 	struct task_struct *task = (void *)(owner & ~RWSEM_OWNER_FLAGS);
+	struct mt_config *c = settings();
 
 	if (owner & RWSEM_READER_OWNED)
 		w->detail |= MT_LOCK_HELD_BY_READER;
@@ -45,6 +46,8 @@ static __always_inline void note_holder(struct waiting *w, struct mm_struct *mm)
 		return;
 	bpf_probe_read_kernel(&w->holder_pid, sizeof(u32), &task->tgid);
 	bpf_probe_read_kernel_str(w->holder_comm, sizeof(w->holder_comm), task->comm);
+	if (c && w->holder_pid == c->recorder_pid)
+		w->detail |= MT_LOCK_HELD_BY_RECORDER;
 }
 
 static __always_inline int wait_begins(struct mm_struct *mm, u64 lock, u32 detail)
