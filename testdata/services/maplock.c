@@ -3,15 +3,19 @@
  *   maplock MIB SECONDS alone      nobody holds it for long
  *   maplock MIB SECONDS reprotect  a thread of its own changes the protection of MIB touched MiB again and again
  *
- * For a foreign holder run it `alone` and read its smaps_rollup meanwhile. Prints one JSON line.
+ *   maplock read SECONDS PID       a foreign holder: reads the smaps_rollup of that process again and again
+ *
+ * Prints JSON lines.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -54,9 +58,29 @@ static void *reprotect(void *unused)
 	while (!done) {
 		reprotect_heap(PROT_READ);
 		reprotect_heap(PROT_READ | PROT_WRITE);
-		usleep(2000);
+		usleep(500);
 	}
 	return unused;
+}
+
+static int read_smaps(double seconds, const char *pid)
+{
+	double end = now() + seconds;
+	char path[64], text[4096];
+	long readings = 0;
+
+	/* As a monitoring agent that is another program. */
+	prctl(PR_SET_NAME, "smaps-agent");
+	snprintf(path, sizeof(path), "/proc/%s/smaps_rollup", pid);
+	for (; now() < end; readings++) {
+		int fd = open(path, O_RDONLY);
+
+		if (fd < 0 || read(fd, text, sizeof(text)) <= 0)
+			break;
+		close(fd);
+	}
+	printf("{\"readings\": %ld}\n", readings);
+	return readings == 0;
 }
 
 int main(int argc, char **argv)
@@ -68,6 +92,8 @@ int main(int argc, char **argv)
 
 	if (argc != 4)
 		return 2;
+	if (!strcmp(argv[1], "read"))
+		return read_smaps(atof(argv[2]), argv[3]);
 	heap_bytes = (size_t)atol(argv[1]) << 20;
 	holds = !strcmp(argv[3], "reprotect");
 	heap = mmap(0, heap_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -8,8 +8,9 @@ guest() {
     mtrace record -o foreign.mtrace --duration 3s --without faults --pid "$target" &
     recorder=$!
     wait_until 60 grep -q '"start_ns": [0-9]' foreign.mtrace/manifest.json
-    while kill -0 "$recorder"; do cat "/proc/$target/smaps_rollup"; done > /dev/null 2>&1
+    maplock read 60 "$target" &
     wait "$recorder"
+    killall maplock
 }
 
 host() {
@@ -18,5 +19,5 @@ host() {
     at_least "waits for a thread of its own" "$(rows own.mtrace lock_waits |
         jq -s '[.[] | select(.holder_mode == "write" and .holder_pid == .pid and .holder_tid != .tid)] | length')" 1
     at_least "waits for a foreign reader" "$(rows foreign.mtrace lock_waits |
-        jq -s '[.[] | select(.holder_mode == "read" and .holder_pid != .pid and .holder_comm == "cat")] | length')" 1
+        jq -s '[.[] | select(.holder_mode == "read" and .holder_pid != .pid and .holder_comm == "smaps-agent")] | length')" 1
 }
