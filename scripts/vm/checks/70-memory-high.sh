@@ -16,6 +16,10 @@ guest() {
         cat "/sys/fs/cgroup/$name/memory.events" > "$name.events"
         cat "/sys/fs/cgroup/$name/memory.pressure" > "$name.pressure"
     done
+    # The control: the same below the limit.
+    mkdir /sys/fs/cgroup/roomy
+    echo 64M > /sys/fs/cgroup/roomy/memory.high
+    mtrace record -o roomy.mtrace -- sh -c 'echo $$ > /sys/fs/cgroup/roomy/cgroup.procs; exec leak 3 10 6'
 }
 
 # growth CAPTURE SOURCE KEY: largest less smallest value of one of the cgroup's numbers.
@@ -24,6 +28,8 @@ growth() {
 }
 
 host() {
+    equal "below memory.high: sleeps recorded" "$(rows roomy.mtrace throttles | wc -l)" 0
+    equal "below memory.high: findings" "$(report roomy.mtrace '[.findings[].code] | index("memory-high-throttling")')" null
     one fentry fentry
     one kprobe kprobe
     one off-CPUstack 'off-CPU stack'
