@@ -58,5 +58,5 @@ one() {
     slept=$(rows "$capture" throttles | jq -s '[.[] | select(.kind == "memory_high") | .dur] | add / 1000 | floor')
     at_least "$1: memory.pressure some, us, of which the rows hold at least 90 % ($slept us)" $((slept * 100)) $((stalled * 90))
     at_least "$1: and not more than 110 % ($stalled us)" $((stalled * 110)) $((slept * 100))
-    says "$1: whose call it was has a name" "$(report "$capture" '.findings | map(.claim) | join(" ")')" 'remember_request'
+    says "$1: whose call it was has a name" "$(rows "$capture" symbols | jq -r .function)" '^remember_request$'
 }

@@ -20,7 +20,7 @@ host() {
     equal "memory.events max in the last sample" \
         "$(rows swap.mtrace samples | jq -s '[.[] | select(.key == "memory.events.max") | .value] | max')" \
         "$(sed -n 's/^max //p' events)"
-    majors=$(rows swap.mtrace faults | jq -s '[.[] | select(.kind == "major")] | length')
+    majors=$(faults swap.mtrace major)
     before=$(rows swap.mtrace samples | jq -s '[.[] | select(.source == "stat" and .key == "majflt")][0].value')
     equal "major faults recorded = counted by getrusage" "$majors" \
         "$(manifest swap.mtrace ".targets[0].rusage_major_faults - $before")"

@@ -10,6 +10,7 @@ mod failed_calls;
 mod fault_cost;
 mod faults;
 mod flame;
+mod forks;
 mod gc;
 mod ledger;
 mod lock_waits;
@@ -106,6 +107,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
             reclaims: reclaims::groups(&tables.reclaims, &splits, symbols),
             throttles: throttles::groups(&tables.throttles, &splits, symbols),
             lock_waits: lock_waits::groups(&tables.lock_waits, &tables.calls, &splits, symbols),
+            forks: forks::groups(&tables, span.1),
             oom_victims: oom_kills::victims(&tables.oom_kills, &replay.processes.keys().copied().collect(), symbols),
             failed_calls: failed_calls::groups(&tables, &replay, page_size),
             gc: gc_table,

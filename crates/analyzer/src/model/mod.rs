@@ -28,5 +28,5 @@ pub use overview::{
 };
 pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};
-pub use stalls::{LockHolder, LockWaitGroup, OomVictim, ThrottleGroup};
+pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ThrottleGroup};
 pub use timeline::{Band, Envelope, Series, Timeline};

@@ -7,7 +7,7 @@ use super::gc::GcTable;
 use super::ledger::Ledger;
 use super::reclaim::ReclaimGroup;
 use super::requests::RequestTable;
-use super::stalls::{LockWaitGroup, OomVictim, ThrottleGroup};
+use super::stalls::{ForkGroup, LockWaitGroup, OomVictim, ThrottleGroup};
 use super::timeline::Timeline;
 
 /// Version of report.json; raised when a reader of an older one would be misled.
@@ -52,6 +52,8 @@ pub struct Facts {
     pub throttles: Vec<ThrottleGroup>,
     /// Waits of the targets' threads for the lock of their own address space.
     pub lock_waits: Vec<LockWaitGroup>,
+    /// Forks and the copies on write that followed.
+    pub forks: Vec<ForkGroup>,
     /// Victims of the OOM killer, in order of time.
     pub oom_victims: Vec<OomVictim>,
     /// Failed memory calls.

@@ -69,6 +69,33 @@ pub struct LockWaitGroup {
     pub stack: Vec<StackFrame>,
 }
 
+/// Forks by one function, and what they cost the parent afterwards.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ForkGroup {
+    /// The parent.
+    pub pid: u32,
+    /// Who forked.
+    pub who: Option<CodeLocation>,
+    /// Forks.
+    pub forks: u64,
+    /// Time in them: the page tables are copied.
+    pub sum_ns: i64,
+    /// The longest.
+    pub max_ns: i64,
+    /// Writes of the parent to pages that it shared with a child which had neither ended nor executed another program.
+    pub copies: u64,
+    /// Service time of these faults, all threads.
+    pub copies_ns: i64,
+    /// Who wrote most of them.
+    pub writer: Option<CodeLocation>,
+    /// Time in which there was such a child.
+    pub shared_ns: i64,
+    /// Stack of the first fork, innermost first.
+    pub stack: Vec<StackFrame>,
+    /// Stack of the writer, innermost first.
+    pub write_stack: Vec<StackFrame>,
+}
+
 /// A process that the OOM killer chose.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OomVictim {

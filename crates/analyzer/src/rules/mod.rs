@@ -6,6 +6,7 @@
 
 mod common;
 mod first_touch_faults;
+mod fork_copies;
 mod growth_during_gc;
 mod mapping_refused;
 mod memory_high_throttling;
@@ -33,6 +34,7 @@ pub const ALL: &[&dyn Rule] = &[
     &memory_high_throttling::MemoryHighThrottling,
     &mmap_lock_contention::MmapLockContention,
     &oom_kill::OomKill,
+    &fork_copies::ForkCopies,
     &not_memory::NotMemory,
 ];
 

@@ -88,7 +88,8 @@ struct mt_process {
 	char path[MT_PATH];
 };
 
-/* detail: system call, numbered as x86-64 does. aux: bit 0: dev and inode are valid. */
+/* detail: system call, numbered as x86-64 does. aux: bit 0: dev and inode are valid. Of the calls that copy the address
+ * space args[3] holds the flags, the others nothing. */
 struct mt_memory_call {
 	struct mt_header h;
 	u64 dur;

@@ -47,6 +47,9 @@ pub(crate) enum Attach {
     /// The same, but not every kernel that loads it also lets it be attached (fentry, kprobe): that is tried when the
     /// variant is chosen.
     OnTrial,
+    /// By its section name, once the addresses of the first of these kernel functions that there is are in the object's
+    /// map `function`.
+    WithFunction(&'static [&'static str]),
     /// To a perf software event of every CPU, each occurrence; the number is `PERF_COUNT_SW_*`.
     SoftwareEvent(u64),
     /// To the entry of a function of the Go runtime, in every Go binary among the targets.

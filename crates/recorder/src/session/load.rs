@@ -17,6 +17,7 @@ use crate::cost::run_stats;
 use crate::probes::{Attach, Probe, Variant, prologue};
 use crate::ring::SharedMaps;
 use crate::symbols::gopclntab::{self, GoBinary};
+use crate::symbols::kallsyms;
 
 /// A probe whose programs are in the kernel.
 pub(crate) struct Loaded {
@@ -79,7 +80,7 @@ impl Loaded {
         for program in self.variant.programs {
             let attached = match program.attach {
                 Attach::GoEntry(_) | Attach::Flush => continue,
-                Attach::BySection | Attach::OnTrial => find(&self.object, program.name)
+                Attach::BySection | Attach::OnTrial | Attach::WithFunction(_) => find(&self.object, program.name)
                     .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| e.to_string())),
                 Attach::SoftwareEvent(config) => {
                     find(&self.object, program.name).and_then(|p| attach_everywhere(&p, config))
@@ -299,7 +300,25 @@ fn load_variant(probe: &dyn Probe, variant: &Variant, shared: &SharedMaps) -> Re
     }
     let object = open.load().map_err(|e| with_words(e, said))?;
     try_attaching(&object, variant)?;
+    for program in variant.programs {
+        if let Attach::WithFunction(names) = program.attach {
+            tell_function(&object, names)?;
+        }
+    }
     Ok(object)
+}
+
+/// Writes where a kernel function is into the object's map.
+fn tell_function(object: &Object, names: &[&str]) -> Result<(), String> {
+    let range = kallsyms::first_of(names).ok_or_else(|| {
+        format!(
+            "/proc/kallsyms shows no address of `{}` (kernel.kptr_restrict, or not in this kernel)",
+            names.join("` or `")
+        )
+    })?;
+    let value = [range.start.to_ne_bytes(), range.end.to_ne_bytes()].concat();
+    let map = object.maps().find(|m| m.name() == "function").ok_or("the object has no map `function`")?;
+    map.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY).map_err(|e| e.to_string())
 }
 
 /// Attaches what a kernel may load and yet refuse to attach, and detaches it again.

@@ -70,7 +70,7 @@ impl Probe for OomKills {
 /// The kernel function that every kill for a memory cgroup passes through.
 fn scope_of(kernel_ips: &[u64]) -> Option<OomScope> {
     static RANGE: OnceLock<Option<std::ops::Range<u64>>> = OnceLock::new();
-    let range = RANGE.get_or_init(|| kallsyms::function("mem_cgroup_out_of_memory")).as_ref()?;
+    let range = RANGE.get_or_init(|| kallsyms::first_of(&["mem_cgroup_out_of_memory"])).as_ref()?;
     match kernel_ips {
         [] => None,
         ips if ips.iter().any(|ip| range.contains(ip)) => Some(OomScope::Memcg),

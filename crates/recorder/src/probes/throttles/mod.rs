@@ -5,12 +5,16 @@
 use mtrace_formats::tables::{Throttle, ThrottleKind, ThrottleReason};
 
 use super::wire::{Reader, Undecodable, event};
-use super::{Probe, Program, Variant};
+use super::{Attach, Probe, Program, Variant};
 use crate::FaultMode;
 use crate::session::Sink;
 
 const VMSCAN: Program = Program::trace("vmscan_throttled");
 const EXIT: Program = Program::trace("throttled_thread_exit");
+const SWITCH: Program = Program {
+    name: "high_switch",
+    attach: Attach::WithFunction(&["mem_cgroup_handle_over_high", "__mem_cgroup_handle_over_high"]),
+};
 
 /// On the kernel function that does it; the second of each kind is for the name that it has from 6.18 on.
 const FENTRY: [Program; 4] = on_function("high_entry", "high_exit");
@@ -52,11 +56,7 @@ impl Probe for Throttles {
                 Variant { name: "fentry", programs: &FENTRY_2, lacks: None },
                 Variant { name: "kprobe", programs: &KPROBE, lacks: None },
                 Variant { name: "kprobe", programs: &KPROBE_2, lacks: None },
-                Variant {
-                    name: "off-CPU stack",
-                    programs: &[Program::trace("high_switch"), VMSCAN, EXIT],
-                    lacks: None,
-                },
+                Variant { name: "off-CPU stack", programs: &[SWITCH, VMSCAN, EXIT], lacks: None },
                 Variant {
                     name: "tp_btf, vmscan only",
                     programs: &[VMSCAN],

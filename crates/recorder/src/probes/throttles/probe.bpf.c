@@ -132,11 +132,20 @@ int high_kretprobe_2(void *ctx)
 }
 
 /* Where neither is allowed: a sleep whose kernel stack passes through the function. */
-#define FUNCTION_BYTES 1024
 #define FRAMES 8
 
-extern const void mem_cgroup_handle_over_high __ksym __weak;
-extern const void __mem_cgroup_handle_over_high __ksym __weak;
+struct range {
+	u64 start;
+	u64 end;
+};
+
+/* Where it is; written by user space before the program is attached. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct range);
+} function SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -145,24 +154,19 @@ struct {
 	__type(value, u64[FRAMES]);
 } kernel_stack SEC(".maps");
 
-static __always_inline u64 function(void)
-{
-	return &mem_cgroup_handle_over_high ? (u64)&mem_cgroup_handle_over_high : (u64)&__mem_cgroup_handle_over_high;
-}
-
 static __always_inline bool in_handler(void *ctx)
 {
-	u64 *ips, start = function();
 	u32 zero = 0;
+	struct range *range = bpf_map_lookup_elem(&function, &zero);
+	u64 *ips = bpf_map_lookup_elem(&kernel_stack, &zero);
 	bool found = false;
 	long bytes;
 
-	ips = bpf_map_lookup_elem(&kernel_stack, &zero);
-	if (!ips)
+	if (!ips || !range)
 		return false;
 	bytes = bpf_get_stack(ctx, ips, FRAMES * sizeof(u64), 0);
 	for (int i = 0; i < FRAMES; i++)
-		found |= (long)(i * sizeof(u64)) < bytes && ips[i] - start < FUNCTION_BYTES;
+		found |= (long)(i * sizeof(u64)) < bytes && ips[i] >= range->start && ips[i] < range->end;
 	return found;
 }
 
@@ -175,9 +179,6 @@ int BPF_PROG(high_switch, bool preempt, struct task_struct *prev, struct task_st
 	struct begun *b;
 	u32 tid;
 
-	/* Without its address nothing would ever be found: let the verifier refuse the program then. */
-	if (!function())
-		bpf_probe_read_kernel(0, -1, 0);
 	if (!preempt && (prev->__state & TASK_KILLABLE) == TASK_KILLABLE) {
 		t = target_of(who >> 32);
 		if (t && in_handler(ctx))
