@@ -58,7 +58,7 @@ static void *reprotect(void *unused)
 	while (!done) {
 		reprotect_heap(PROT_READ);
 		reprotect_heap(PROT_READ | PROT_WRITE);
-		usleep(500);
+		usleep(100);
 	}
 	return unused;
 }
@@ -114,7 +114,7 @@ int main(int argc, char **argv)
 		took = now() - before;
 		longest = took > longest ? took : longest;
 		maps++;
-		usleep(500);
+		usleep(200);
 	}
 	done = 1;
 	if (holds)

@@ -21,7 +21,8 @@ rule! {
     /// slow from the fork until its writes have touched everything again.
     ///
     /// *Found when* the parent copied at least 1,000 pages while such a child lived, and the forks and copies take at
-    /// least 10 % of the window. It names who forked and who wrote.
+    /// least 10 % of the window. It names who wrote, and who forked as far as the stack shows it (a C library without
+    /// frame pointers ends it at `fork`).
     ///
     /// *Looks like*: a first-touch fault storm (there the pages are new and nobody forked), fork followed by exec at once
     /// (there the parent copies a handful of pages), writes to private file mappings (no fork).
@@ -98,7 +99,8 @@ fn finding(joined: &Joined, g: &ForkGroup, cost: Cost) -> Finding {
         pid: g.pid,
         confidence,
         confidence_reasons,
-        location: g.who.clone(),
+        // The C library's fork has no frame pointer: who called it is often not known, who wrote always.
+        location: g.writer.clone().or_else(|| g.who.clone()),
         evidence: vec![
             Evidence {
                 what: "forks (page tables copied)".to_owned(),

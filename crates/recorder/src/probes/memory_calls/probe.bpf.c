@@ -52,15 +52,17 @@ static __always_inline bool is_mine(long nr)
 /* Who shares the address space with the new one: a thread, or vfork. */
 static __always_inline u64 clone_flags(struct pt_regs *regs, long nr)
 {
-	u64 flags = CLONE_VM;
+	u64 first = regs->di, flags = CLONE_VM;
 
+	/* Here, for the verifier: else the compiler makes one load of this one and of the flags in memory. */
+	barrier_var(first);
 	if (nr == NR_FORK)
 		return 0;
 	if (nr == NR_CLONE)
-		return regs->di;
+		return first;
 	/* struct clone_args begins with them. */
 	if (nr == NR_CLONE3)
-		bpf_probe_read_user(&flags, sizeof(flags), (void *)regs->di);
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)first);
 	return flags;
 }
 
