@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     const TABLE: &[u8] = b"ffff1000 T first\nffff3000 t third\nffff2000 t second\nffff2100 d no_code\n\
-        ffff9000 t second\t[module]\nffff4000 T last\n";
+        ffff0500 t second\t[module]\nffff4000 T last\n";
 
     #[test]
     fn a_function_reaches_to_the_next_one() {
