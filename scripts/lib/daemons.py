@@ -166,7 +166,7 @@ def record(args, daemon, paths, path):
     load(daemon.port, paths, 3)
     daemon.stop()
     seen = {"log_begin": len(read(daemon.log)), "faults_before": daemon.faults()}
-    recorder = subprocess.Popen([args.mtrace, "record", "-o", path, "--pid", str(daemon.pid)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    recorder = subprocess.Popen([args.mtrace, "record", "-o", path, "--io-calls", str(100_000 * args.seconds), "--pid", str(daemon.pid)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def attached():
         if recorder.poll() is not None:

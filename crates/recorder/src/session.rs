@@ -13,6 +13,7 @@ mod sink;
 mod sleepers;
 mod stacks;
 mod start;
+mod trial;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -37,6 +38,7 @@ pub(crate) use load::Loaded;
 use processes::{Came, Processes, Todo};
 use runtimes::{Found, Runtimes};
 pub(crate) use sink::Sink;
+pub(crate) use trial::trial;
 
 /// How long the reader sleeps at most; the kernel wakes it for an exec and when the ring fills up.
 const POLL: Duration = Duration::from_millis(50);

@@ -29,6 +29,8 @@ pub(crate) struct Overlay {
 /// The registry.
 pub(crate) const ALL: &[Overlay] = &[
     Overlay { table: "reclaims", stalls: |t| stalls(&t.reclaims, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
+    Overlay { table: "throttles", stalls: |t| stalls(&t.throttles, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
+    Overlay { table: "lock_waits", stalls: |t| stalls(&t.lock_waits, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
     Overlay { table: "go_memory", stalls: |t| stalls(&t.go_memory, mark_assist) },
 ];
 

@@ -11,6 +11,7 @@ mod overview;
 mod reclaim;
 mod requests;
 mod runtimes;
+mod stalls;
 mod timeline;
 
 pub use address_space::{AddressSpace, GapClass, GapHistogram, GapPoint, GrowthByOwner};
@@ -29,4 +30,5 @@ pub use overview::{
 pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};
 pub use runtimes::{RuntimeFacts, RuntimeValue, RuntimeWork, Runtimes};
+pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ThrottleGroup};
 pub use timeline::{Band, Envelope, Series, Timeline};

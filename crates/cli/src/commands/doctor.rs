@@ -1,13 +1,15 @@
 //! `mtrace doctor`: what this host can record.
 
-use mtrace_recorder::doctor::{CheckStatus, check_jvms, diagnose, worst};
+use mtrace_recorder::doctor::{CheckStatus, check_jvms, diagnose, probes, worst};
 use mtrace_recorder::host::HostFacts;
 
 use crate::exit::{Code, Failure};
 use crate::text;
 
 pub(crate) fn run() -> Result<Code, Failure> {
-    let mut checks = diagnose(&HostFacts::gather());
+    let facts = HostFacts::gather();
+    let mut checks = diagnose(&facts);
+    checks.extend(probes(&facts));
     checks.extend(check_jvms());
     for check in &checks {
         let mark = match check.status {

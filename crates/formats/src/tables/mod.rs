@@ -11,10 +11,12 @@ mod gc_events;
 mod go_memory;
 mod io_calls;
 mod jvm_events;
+mod lock_waits;
 mod losses;
 mod maps;
 mod memory_calls;
 mod off_cpu;
+mod oom_kills;
 mod process_events;
 mod reclaims;
 mod refusals;
@@ -22,6 +24,7 @@ mod runtimes;
 mod samples;
 mod sockets;
 mod symbols;
+mod throttles;
 
 pub use fault_runs::{FAULT_BUCKETS, FaultRun};
 pub use faults::{Fault, FaultKind, error_code};
@@ -31,10 +34,12 @@ pub use gc_events::{GcEvent, GcEventKind};
 pub use go_memory::{GoMemory, GoMemoryKind};
 pub use io_calls::{IoCall, IoCallKind};
 pub use jvm_events::{JvmEvent, JvmEventKind};
+pub use lock_waits::{LockMode, LockWait};
 pub use losses::{Loss, LossReason};
 pub use maps::{MapRow, SnapshotReason};
 pub use memory_calls::{MemoryCall, MemoryCallKind};
 pub use off_cpu::{OffCpu, OffCpuState};
+pub use oom_kills::{OomKill, OomScope};
 pub use process_events::{ProcessEvent, ProcessEventKind};
 pub use reclaims::{Reclaim, ReclaimKind};
 pub use refusals::Refusal;
@@ -42,6 +47,7 @@ pub use runtimes::{RuntimeKind, RuntimeSetting, SettingState};
 pub use samples::{Sample, SampleSource};
 pub use sockets::{SocketFamily, SocketRole, SocketRow};
 pub use symbols::{SymbolRow, SymbolSource};
+pub use throttles::{Throttle, ThrottleKind, ThrottleReason};
 
 use crate::table::{Column, Row};
 
@@ -67,6 +73,9 @@ pub const ALL: &[TableInfo] = &[
     info::<Fault>(),
     info::<FaultRun>(),
     info::<Reclaim>(),
+    info::<Throttle>(),
+    info::<LockWait>(),
+    info::<OomKill>(),
     info::<GcEvent>(),
     info::<GoMemory>(),
     info::<JvmEvent>(),
