@@ -6,6 +6,7 @@ fails; tolerances are for durations only, and each says why.
 """
 
 import argparse
+import bisect
 import collections
 import http.client
 import itertools
@@ -227,10 +228,17 @@ def compare(args, table, daemon, capture, seen):
 def overlap(inner, outer):
     """How much of the intervals `inner` lies in `outer`, thread by thread."""
     by_thread = collections.defaultdict(list)
-    for o in outer:
+    for o in sorted(outer, key=lambda o: o["ts"]):
         by_thread[o["tid"]].append((o["ts"], o["ts"] + o["dur"]))
-    common = lambda a, b, m: max(0, min(b, m["ts"] + m["dur"]) - max(a, m["ts"]))
-    return sum(common(a, b, m) for m in inner for a, b in by_thread[m["tid"]])
+    total = 0
+    for m in inner:
+        stretches, end = by_thread[m["tid"]], m["ts"] + m["dur"]
+        # They do not overlap each other: the one before the first that begins inside may reach in.
+        at = max(0, bisect.bisect_left(stretches, (m["ts"], 0)) - 1)
+        while at < len(stretches) and stretches[at][0] < end:
+            total += max(0, min(stretches[at][1], end) - max(stretches[at][0], m["ts"]))
+            at += 1
+    return total
 
 
 def prometheus(args, work):
