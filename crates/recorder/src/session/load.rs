@@ -26,6 +26,8 @@ pub(crate) struct Loaded {
     object: Object,
     links: Vec<Link>,
     go: GoAttached,
+    /// Why the kernel refused better variants.
+    refused: Vec<String>,
 }
 
 /// What was found among the executables that were looked at.
@@ -63,7 +65,14 @@ impl Loaded {
         for variant in probe.variants(faults).iter().filter(|v| only.as_ref().is_none_or(|name| v.name == name)) {
             match load_variant(probe, variant, shared) {
                 Ok(object) => {
-                    return Ok(Self { probe, variant, object, links: Vec::new(), go: GoAttached::default() });
+                    return Ok(Self {
+                        probe,
+                        variant,
+                        object,
+                        links: Vec::new(),
+                        go: GoAttached::default(),
+                        refused: reasons,
+                    });
                 }
                 Err(e) => reasons.push(format!("{}: {e}", variant.name)),
             }
@@ -236,7 +245,10 @@ impl Loaded {
     /// What the manifest says about it.
     pub(crate) fn report(&self) -> ProbeReport {
         let mut problems: Vec<String> = self.go.problems.iter().cloned().collect();
-        problems.extend(self.variant.lacks.map(str::to_owned));
+        if let Some(lacks) = self.variant.lacks {
+            problems.push(lacks.to_owned());
+            problems.extend(self.refused.iter().cloned());
+        }
         let nothing_to_observe = self.wants_go() && !self.go.known.values().flatten().any(|k| k.ran);
         let status = match (nothing_to_observe, problems.is_empty()) {
             (true, true) => ProbeStatus::NotApplicable,
