@@ -24,6 +24,8 @@ pub(crate) struct Loaded {
     variant: &'static Variant,
     object: Object,
     links: Vec<Link>,
+    /// Why the kernel refused better variants.
+    refused: Vec<String>,
     /// What could not be attached to a runtime's binary, in plain words.
     problems: BTreeSet<String>,
 }
@@ -39,7 +41,8 @@ impl Loaded {
         for variant in probe.variants(faults).iter().filter(|v| only.as_ref().is_none_or(|name| v.name == name)) {
             match load_variant(probe, variant, shared) {
                 Ok(object) => {
-                    return Ok(Self { probe, variant, object, links: Vec::new(), problems: BTreeSet::new() });
+                    return Ok(Self {
+ probe, variant, object, links: Vec::new(), problems: BTreeSet::new(), refused: reasons });
                 }
                 Err(e) => reasons.push(format!("{}: {e}", variant.name)),
             }
@@ -206,7 +209,10 @@ impl Loaded {
     /// What the manifest says about it.
     pub(crate) fn report(&self, runtimes: &Runtimes) -> ProbeReport {
         let mut problems: Vec<String> = self.problems.iter().cloned().collect();
-        problems.extend(self.variant.lacks.map(str::to_owned));
+        if let Some(lacks) = self.variant.lacks {
+            problems.push(lacks.to_owned());
+            problems.extend(self.refused.iter().cloned());
+        }
         let kind = self.variant.programs.iter().find_map(|p| p.attach.runtime());
         problems.extend(kind.into_iter().flat_map(|k| runtimes.unreadable(k)).cloned());
         let nothing_to_observe = kind.is_some_and(|k| !runtimes.ran(k));
