@@ -260,11 +260,19 @@ mod tests {
     #[cfg(all(feature = "record", target_os = "linux"))]
     #[test]
     fn a_ring_is_a_time_and_what_belongs_to_it_needs_it() {
-        let parse = |more: &[&str]| Args::try_parse_from(["mtrace", "record", "-o", "x", "--pid", "1"].iter().chain(more));
-        assert!(parse(&["--ring", "60s", "--trigger", "oom", "--trigger", "slow-fault>5ms", "--ring-size", "9M"]).is_ok());
+        let parse =
+            |more: &[&str]| Args::try_parse_from(["mtrace", "record", "-o", "x", "--pid", "1"].iter().chain(more));
+        assert!(
+            parse(&["--ring", "60s", "--trigger", "oom", "--trigger", "slow-fault>5ms", "--ring-size", "9M"]).is_ok()
+        );
         let e = parse(&["--ring", "16M"]).unwrap_err().to_string();
         assert!(e.contains("--buffer"), "{e}");
-        for bad in [&["--trigger", "oom"][..], &["--dump-on-exit"], &["--ring", "10ms"], &["--ring", "5s", "--ring-size", "1M"]] {
+        for bad in [
+            &["--trigger", "oom"][..],
+            &["--dump-on-exit"],
+            &["--ring", "10ms"],
+            &["--ring", "5s", "--ring-size", "1M"],
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -11,6 +11,7 @@ mod overview;
 mod reclaim;
 mod requests;
 mod timeline;
+mod trigger;
 
 pub use address_space::{AddressSpace, GapClass, GapHistogram, GapPoint, GrowthByOwner};
 pub use faults::{
@@ -28,3 +29,4 @@ pub use overview::{
 pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};
 pub use timeline::{Band, Envelope, Series, Timeline};
+pub use trigger::TriggerFact;

@@ -8,6 +8,7 @@ use super::ledger::Ledger;
 use super::reclaim::ReclaimGroup;
 use super::requests::RequestTable;
 use super::timeline::Timeline;
+use super::trigger::TriggerFact;
 
 /// Version of report.json; raised when a reader of an older one would be misled.
 pub const REPORT_VERSION: u32 = 1;
@@ -72,6 +73,8 @@ pub struct CaptureFacts {
     pub start_realtime_ns: Option<i64>,
     /// False if the recorder was killed.
     pub complete: bool,
+    /// Why a flight recorder wrote it; null for a recording from beginning to end.
+    pub trigger: Option<TriggerFact>,
     /// Kernel release.
     pub kernel_release: String,
     /// Machine.

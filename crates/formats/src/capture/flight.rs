@@ -67,7 +67,8 @@ pub struct RingAccount {
     pub seen: u64,
     /// Events of this capture, written or lost.
     pub in_window: u64,
-    /// Events in rows that are not in this capture: they left the ring, or lie before the window.
+    /// Events in rows that are not in this capture: they left the ring, lie before the window, or say again which
+    /// processes there are.
     pub before_window: u64,
     /// Events whose row was lost before the window.
     pub lost_before: u64,

@@ -43,7 +43,9 @@ impl Session<'_> {
                     flight.job = Some(std::thread::spawn(move || job.run()));
                 }
             }
-            Err(e) => self.problem(format!("trigger `{}` fired, and its dump could not be written: {e}", fired.trigger)),
+            Err(e) => {
+                self.problem(format!("trigger `{}` fired, and its dump could not be written: {e}", fired.trigger))
+            }
         }
     }
 
@@ -168,11 +170,12 @@ impl Job {
         }
         let mut failed = Ok(());
         let hurry = &self.hurry;
-        let missing = names::resolve(&self.stacks, &self.images, &|| hurry.load(Ordering::Relaxed), |row: SymbolRow| {
-            if failed.is_ok() {
-                failed = writer.push(row);
-            }
-        });
+        let missing =
+            names::resolve(&self.stacks, &self.images, &|| hurry.load(Ordering::Relaxed), |row: SymbolRow| {
+                if failed.is_ok() {
+                    failed = writer.push(row);
+                }
+            });
         failed?;
         self.manifest.problems.extend(missing);
         writer.close_segments(&mut self.manifest)?;

@@ -130,10 +130,9 @@ impl Flight {
         last.saturating_sub(nanoseconds(options.window))
     }
 
-    /// The dump that is due; with `all` also one whose time after the trigger is not over.
-    fn take_due(&mut self, now: i64, all: bool) -> Option<Pending> {
-        let due = self.pending.as_ref().is_some_and(|p| all || p.due <= now);
-        if due { self.pending.take() } else { None }
+    /// True if a dump is to be written now.
+    fn is_due(&self, now: i64) -> bool {
+        self.job.is_none() && self.pending.as_ref().is_some_and(|p| p.due <= now)
     }
 
     /// The manifest's part.
@@ -169,11 +168,8 @@ impl Session<'_> {
             self.roll();
         }
         self.look_at_triggers(now, false);
-        let Some(flight) = &mut self.flight else { return };
-        if flight.job.is_none()
-            && let Some(pending) = flight.take_due(now, false)
-        {
-            self.dump_now(pending);
+        if self.flight.as_ref().is_some_and(|f| f.is_due(now)) {
+            self.dump_now();
         }
     }
 
@@ -184,7 +180,8 @@ impl Session<'_> {
         for fired in flight.watches.poll(now, &|| processes.alive(), last) {
             flight.fired(fired, 1, now, options);
         }
-        let (slow, mut more) = self.sink.borrow_mut().slow.as_mut().map(super::slow::SlowWatch::take).unwrap_or_default();
+        let (slow, mut more) =
+            self.sink.borrow_mut().slow.as_mut().map(super::slow::SlowWatch::take).unwrap_or_default();
         for fired in slow {
             flight.fired(fired, 1 + std::mem::take(&mut more), now, options);
         }
@@ -287,7 +284,10 @@ impl Session<'_> {
         let written = sink.writer.events_written();
         drop(sink);
         if left > 0 {
-            self.problem(format!("the maps of {left} processes were not read again within {} ms", BASE_TIME.as_millis()));
+            self.problem(format!(
+                "the maps of {left} processes were not read again within {} ms",
+                BASE_TIME.as_millis()
+            ));
         }
         let Some(flight) = &mut self.flight else { return (segments, Events::new()) };
         flight.base_due = monotonic_ns() + nanoseconds(thread_cpu().saturating_sub(cpu) * BASE_SHARE);
@@ -345,7 +345,7 @@ impl Session<'_> {
     }
 
     /// The last look at the targets before a dump.
-    fn dump_now(&mut self, pending: Pending) {
+    fn dump_now(&mut self) {
         self.flush_probes(false);
         self.drain();
         let began = Instant::now();
@@ -358,7 +358,10 @@ impl Session<'_> {
         self.flush_probes(false);
         self.drain();
         self.close_period();
-        self.start_dump(pending);
+        // Only now: until here it holds on to its window.
+        if let Some(pending) = self.flight.as_mut().and_then(|f| f.pending.take()) {
+            self.start_dump(pending);
+        }
         self.open_period();
     }
 
@@ -376,7 +379,7 @@ impl Session<'_> {
         let Some(flight) = &mut self.flight else { return false };
         let last = TriggerFired { trigger: "end".to_owned(), ts: now, what: "the recording ended".to_owned() };
         let at_end = || Pending { fired: last, due: now, also: Counts::default() };
-        if let Some(pending) = flight.take_due(now, true).or_else(|| on_exit.then(at_end)) {
+        if let Some(pending) = flight.pending.take().or_else(|| on_exit.then(at_end)) {
             self.start_dump(pending);
             self.end_job();
         }

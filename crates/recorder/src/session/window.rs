@@ -206,9 +206,7 @@ mod tests {
     }
 
     fn tables(s: &Selection) -> Vec<(&str, usize)> {
-        ["faults", "maps", "process_events"]
-            .map(|t| (t, s.segments.iter().filter(|x| x.table == t).count()))
-            .to_vec()
+        ["faults", "maps", "process_events"].map(|t| (t, s.segments.iter().filter(|x| x.table == t).count())).to_vec()
     }
 
     #[test]

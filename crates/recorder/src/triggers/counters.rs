@@ -31,8 +31,11 @@ struct Event {
     v2: Option<Place>,
 }
 
-const OOM: Event =
-    Event { what: "processes killed by OOM", v1: keyed("memory.oom_control", "oom_kill"), v2: keyed("memory.events", "oom_kill") };
+const OOM: Event = Event {
+    what: "processes killed by OOM",
+    v1: keyed("memory.oom_control", "oom_kill"),
+    v2: keyed("memory.events", "oom_kill"),
+};
 const HIGH: Event = Event { what: "times over memory.high", v1: None, v2: keyed("memory.events", "high") };
 const MAX: Event = Event {
     what: "times at memory.max",
@@ -71,7 +74,9 @@ impl Watch {
             Scope::Targets => Vec::new(),
             Scope::Path(cgroup) => vec![in_cgroup(event, cgroup)?],
         };
-        if *scope == Scope::Targets && event.v1.is_none() && CgroupPaths::of(std::process::id()).memory_version() == Some(1)
+        if *scope == Scope::Targets
+            && event.v1.is_none()
+            && CgroupPaths::of(std::process::id()).memory_version() == Some(1)
         {
             let what = "this host's memory cgroups are of version 1, which has no memory.high".to_owned();
             return Err((what, "use memory.max, or boot with systemd.unified_cgroup_hierarchy=1"));
@@ -79,7 +84,10 @@ impl Watch {
         let mut watch = Self { event, fixed, found: Vec::new(), looks: 0, last: BTreeMap::new() };
         for (path, key) in watch.fixed.clone() {
             let now = read(&path, key).ok_or_else(|| {
-                (format!("`{}` has no `{}`", path.display(), key.unwrap_or("number")), "the kernel is too old: 4.13 counts OOM kills")
+                (
+                    format!("`{}` has no `{}`", path.display(), key.unwrap_or("number")),
+                    "the kernel is too old: 4.13 counts OOM kills",
+                )
             })?;
             watch.last.insert(path, now);
         }

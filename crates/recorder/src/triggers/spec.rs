@@ -274,7 +274,10 @@ mod tests {
             Condition::Psi(Psi { resource, full, percent, window, cgroup: cgroup.map(PathBuf::from) })
         };
         assert_eq!(parse("psi:memory.some>80%/30s"), psi(PsiResource::Memory, false, 80, 30, None));
-        assert_eq!(parse("psi:io.full>5%/2s@/sys/fs/cgroup/a"), psi(PsiResource::Io, true, 5, 2, Some("/sys/fs/cgroup/a")));
+        assert_eq!(
+            parse("psi:io.full>5%/2s@/sys/fs/cgroup/a"),
+            psi(PsiResource::Io, true, 5, 2, Some("/sys/fs/cgroup/a"))
+        );
         assert_eq!(parse("oom"), Condition::Oom(Scope::Host));
         assert_eq!(parse("oom:cgroup"), Condition::Oom(Scope::Targets));
         assert_eq!(parse("memory.high"), Condition::MemoryHigh(Scope::Targets));
@@ -292,10 +295,28 @@ mod tests {
     #[test]
     fn what_is_no_trigger_is_told_what_would_be() {
         for bad in [
-            "", "psi", "psi:", "psi:memory", "psi:memory.some", "psi:memory.some>80/30s", "psi:memory.some>0%/2s",
-            "psi:memory.some>101%/2s", "psi:memory.some>80%/100ms", "psi:memory.any>80%/2s", "psi:disk.some>80%/2s",
-            "psi:memory.some>80%/2s@relative", "slow-fault", "slow-fault>", "slow-fault>0ms", "slow-call>x", "exit:3",
-            "memory.high:x", "cmd:", "cmd: /5s", "cmd:true/1ms", "oom-kill",
+            "",
+            "psi",
+            "psi:",
+            "psi:memory",
+            "psi:memory.some",
+            "psi:memory.some>80/30s",
+            "psi:memory.some>0%/2s",
+            "psi:memory.some>101%/2s",
+            "psi:memory.some>80%/100ms",
+            "psi:memory.any>80%/2s",
+            "psi:disk.some>80%/2s",
+            "psi:memory.some>80%/2s@relative",
+            "slow-fault",
+            "slow-fault>",
+            "slow-fault>0ms",
+            "slow-call>x",
+            "exit:3",
+            "memory.high:x",
+            "cmd:",
+            "cmd: /5s",
+            "cmd:true/1ms",
+            "oom-kill",
         ] {
             let e = bad.parse::<Trigger>().unwrap_err();
             assert!(e.contains("expected") || e.contains("there are"), "{bad}: {e}");

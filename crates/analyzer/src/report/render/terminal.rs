@@ -26,6 +26,7 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     out.entry("do", v.action.as_deref().unwrap_or_default(), LINES);
     out.entry("where", &place_and_gain(analysis), SHORT);
     out.ledger(analysis);
+    out.entry("trigger", &summary::trigger(analysis).unwrap_or_default(), LINES);
     out.entry("requests", &summary::requests(analysis).unwrap_or_default(), 1);
     out.causes(analysis);
     out.entry("confidence", &v.confidence_reasons.join("; "), SHORT);
