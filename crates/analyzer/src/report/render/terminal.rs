@@ -23,10 +23,12 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     let mut out = Lines { text: String::new(), colour };
     out.headline(v.kind, &format!("{} (confidence {})", summary::kind_label(v.kind), format::confidence(v.confidence)));
     out.entry("", &summary::sentence(v), LINES);
-    out.entry("do", v.action.as_deref().unwrap_or_default(), LINES);
+    let trigger = summary::trigger(analysis).unwrap_or_default();
+    // The screen has room for one of them in full; the page has both.
+    out.entry("do", v.action.as_deref().unwrap_or_default(), if trigger.is_empty() { LINES } else { SHORT });
     out.entry("where", &place_and_gain(analysis), SHORT);
     out.ledger(analysis);
-    out.entry("trigger", &summary::trigger(analysis).unwrap_or_default(), LINES);
+    out.entry("trigger", &trigger, 1);
     out.entry("requests", &summary::requests(analysis).unwrap_or_default(), 1);
     out.causes(analysis);
     out.entry("confidence", &v.confidence_reasons.join("; "), SHORT);
