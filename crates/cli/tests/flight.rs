@@ -151,7 +151,9 @@ fn the_ring_of_a_killed_recorder_analyses_and_makes_room_for_the_next_one() {
     let killed = captures(dir.path(), "-killed.mtrace").remove(0);
     for capture in [killed, ring] {
         let report = analyze(&capture, dir.path());
-        assert_replay_is_exact(&report);
         assert_eq!(report["capture"]["complete"], false);
+        // Of the last period some tables may be closed and others not.
+        let charged = |i: usize| report["trust"]["faults_charged"][i].as_f64().unwrap();
+        assert!(charged(1) > 10_000.0 && charged(0) >= charged(1) * 0.9, "{}", report["trust"]["faults_charged"]);
     }
 }

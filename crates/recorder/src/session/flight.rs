@@ -453,9 +453,17 @@ fn thread_cpu() -> Duration {
     Duration::new(t.tv_sec.unsigned_abs(), t.tv_nsec.unsigned_abs() as u32)
 }
 
-/// Best effort: what stays is rows of the past, which nothing lists.
+/// Best effort: what stays is rows of the past, which nothing lists. Whatever kills the recorder meanwhile, no fault is
+/// left without the calls that made its mapping, and no snapshot of maps without the calls after it.
 fn remove(capture: &std::path::Path, segments: &[SegmentInfo]) {
-    for s in segments {
+    let rank = |s: &&SegmentInfo| match s.table.as_str() {
+        "faults" | "fault_runs" => 0,
+        "maps" => 1,
+        _ => 2,
+    };
+    let mut in_order: Vec<&SegmentInfo> = segments.iter().collect();
+    in_order.sort_by_key(rank);
+    for s in in_order {
         let _ = std::fs::remove_file(capture.join(&s.table).join(&s.file));
     }
 }
