@@ -15,6 +15,7 @@ mod sleepers;
 mod slow;
 mod stacks;
 mod start;
+mod trial;
 mod window;
 
 use std::cell::RefCell;
@@ -39,6 +40,7 @@ use crate::{Options, Progress, Summary, TargetSpec};
 pub(crate) use load::Loaded;
 use processes::{Processes, Todo};
 pub(crate) use sink::Sink;
+pub(crate) use trial::trial;
 
 /// How long the reader sleeps at most; the kernel wakes it for an exec and when the ring fills up.
 const POLL: Duration = Duration::from_millis(50);

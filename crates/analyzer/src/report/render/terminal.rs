@@ -10,7 +10,7 @@ const COLUMNS: usize = 100;
 /// Width of the labels at the left.
 const LABEL: usize = 12;
 /// Lines of the sentence and of what to do; the page has the rest.
-const LINES: usize = 3;
+const LINES: usize = 4;
 /// Lines of everything else.
 const SHORT: usize = 2;
 const BOLD: &str = "\u{1b}[1m";
@@ -26,7 +26,9 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     let trigger = summary::trigger(analysis).unwrap_or_default();
     // The screen has room for one of them in full; the page has both.
     out.entry("do", v.action.as_deref().unwrap_or_default(), if trigger.is_empty() { LINES } else { SHORT });
-    out.entry("where", &place_and_gain(analysis), SHORT);
+    let main = summary::main_finding(analysis);
+    out.entry("where", &main.and_then(|f| f.location.as_ref()).map(format::location).unwrap_or_default(), SHORT);
+    out.entry("gain", &main.and_then(|f| summary::gain(&f.fix)).unwrap_or_default(), SHORT);
     out.ledger(analysis);
     out.entry("trigger", &trigger, 1);
     out.entry("requests", &summary::requests(analysis).unwrap_or_default(), 1);
@@ -36,12 +38,6 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     // The good news has been the reason of the confidence; the bad must not be overlooked.
     out.entry("trust", &if trust.bad.is_empty() { trust.good } else { trust.bad }.join("; "), SHORT);
     out.text
-}
-
-fn place_and_gain(analysis: &Analysis) -> String {
-    let Some(finding) = summary::main_finding(analysis) else { return String::new() };
-    let gain = summary::gain(&finding.fix).map(|g| format!("gains {g}"));
-    finding.location.as_ref().map(format::location).into_iter().chain(gain).collect::<Vec<_>>().join(", ")
 }
 
 struct Lines {
