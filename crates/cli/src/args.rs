@@ -2,11 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+#[cfg(all(feature = "record", target_os = "linux"))]
 use std::time::Duration;
 
 #[cfg(all(feature = "record", target_os = "linux"))]
 use clap::ValueEnum;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
+#[cfg(all(feature = "record", target_os = "linux"))]
+use mtrace_recorder::triggers::{Trigger, duration};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -67,11 +70,22 @@ pub(crate) enum Command {
   sudo mtrace record -o cold.mtrace -- ./service --port 8443
   sudo mtrace record -o run.mtrace --pid 4711 --duration 30s
   sudo mtrace record -o all.mtrace --comm prometheus --duration 1m
+  sudo mtrace record -o /var/lib/mtrace/api --pid 4711 --ring 60s --trigger 'psi:memory.some>80%/30s' --trigger oom
 
-Recording ends when the target ends, after --duration, or on Ctrl-C. A launched command is then sent SIGTERM (and
-SIGKILL after 5 s) unless --leave-running is given.")]
+Recording ends when the target ends, after --duration, or on Ctrl-C or SIGTERM (the capture is closed within 5 s). A
+launched command is then sent SIGTERM, and SIGKILL if it does not end in time, unless --leave-running is given.
+
+With --ring the last minutes are kept and the rest is dropped. When a trigger fires, or on SIGUSR1, the window becomes a
+capture of its own, NAME-TIME-TRIGGER.mtrace, and recording goes on. Triggers (repeatable):
+  psi:memory.some>80%/30s   tasks stalled for so much of that time (memory, io, cpu; some, full; @CGROUP for a cgroup)
+  oom, oom:cgroup           the kernel killed for want of memory, anywhere, or in a cgroup of the targets
+  memory.high, memory.max   a cgroup of the targets came to its limit (also :/sys/fs/cgroup/PATH)
+  slow-fault>50ms           a page fault took at least so long
+  slow-call>100ms           an mmap, munmap, mremap, mprotect, madvise or brk took at least so long
+  exit!=0, exit             a target ended, by a signal or with a status other than 0
+  cmd:COMMAND/10s           a shell command, run every 10 s, began to fail")]
 pub(crate) struct RecordArgs {
-    /// Capture directory to create; must not exist
+    /// Capture directory to create; must not exist. With --ring: folder and beginning of the names of the dumps
     #[arg(short, long, value_name = "NAME.mtrace", value_hint = ValueHint::DirPath)]
     pub(crate) output: PathBuf,
     /// Record this process and the children that it starts
@@ -83,9 +97,30 @@ pub(crate) struct RecordArgs {
     /// Stop after this time: 30s, 5m, 500ms
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
-    /// Size of the ring buffer, a power of two of pages: 16M, 64M
-    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = ring_size)]
-    pub(crate) ring: usize,
+    /// Flight recorder: keep so much of the past, and write it out when a trigger fires
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    pub(crate) ring: Option<Duration>,
+    /// What the flight recorder may keep on disk, dumps not counted; may cut the time
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = ring_bytes, requires = "ring")]
+    pub(crate) ring_size: u64,
+    /// When the flight recorder writes a dump (repeatable), see below
+    #[arg(long, value_name = "TRIGGER", requires = "ring")]
+    pub(crate) trigger: Vec<Trigger>,
+    /// Time that is recorded after a trigger before its dump is written
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration, requires = "ring")]
+    pub(crate) post: Duration,
+    /// Dumps written at most; later triggers are only counted
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "ring")]
+    pub(crate) max_dumps: u32,
+    /// Time from one dump to the next at least; triggers in between are only counted [default: --ring, at least 60s]
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "ring")]
+    pub(crate) dump_interval: Option<Duration>,
+    /// Write the last window at the end of the recording, too
+    #[arg(long, requires = "ring")]
+    pub(crate) dump_on_exit: bool,
+    /// Size of the buffer between the kernel and the recorder, a power of two of pages: 16M, 64M
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = buffer_size)]
+    pub(crate) buffer: usize,
     /// Interval of the samples from /proc and the cgroup
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub(crate) sample_interval: Duration,
@@ -102,9 +137,9 @@ pub(crate) struct RecordArgs {
     /// Off-CPU intervals shorter than this are counted, not written
     #[arg(long, value_name = "TIME", default_value = "20us", value_parser = duration)]
     pub(crate) off_cpu_min: Duration,
-    /// File and network calls written per process; the rest is counted
-    #[arg(long, value_name = "N", default_value_t = 200_000)]
-    pub(crate) io_calls: u64,
+    /// File and network calls written per process; the rest is counted [default: 200000; without a limit with --ring]
+    #[arg(long, value_name = "N")]
+    pub(crate) io_calls: Option<u64>,
     /// Switch a probe off (repeatable): memory_calls, refusals, faults, reclaims, gc_events, io_calls, off_cpu, process_events
     #[arg(long, value_name = "PROBE")]
     pub(crate) without: Vec<String>,
@@ -160,27 +195,23 @@ fn slow_fault(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|d| if d <= Duration::from_secs(4) { Ok(d) } else { Err("expected at most 4s".to_owned()) })
 }
 
-/// Parses `30s`, `5m`, `500ms`, `20us`; a unit is required.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "expected a number and a unit, such as 30s".to_owned())?;
-    match unit {
-        "us" | "µs" => Ok(Duration::from_micros(number)),
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" | "min" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(|| "too long".to_owned()),
-        "h" => number.checked_mul(3600).map(Duration::from_secs).ok_or_else(|| "too long".to_owned()),
-        _ => Err(format!("unit `{unit}`: expected us, ms, s, m or h")),
-    }
+/// A window of less would be all edges.
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn window(text: &str) -> Result<Duration, String> {
+    let window = duration(text).map_err(|e| match text.ends_with(['K', 'M', 'G']) {
+        true => format!("{e}; the size of the buffer is --buffer, that of the kept past --ring-size"),
+        false => e,
+    })?;
+    let wanted = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+    if wanted.contains(&window) { Ok(window) } else { Err("expected 1s to 24h".to_owned()) }
 }
 
-/// Parses `16M`; the kernel wants a power of two of pages.
+/// Parses `16M`.
 #[cfg(all(feature = "record", target_os = "linux"))]
-fn ring_size(text: &str) -> Result<usize, String> {
+fn size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: usize = number.parse().map_err(|_| "expected a size such as 16M".to_owned())?;
+    let number: u64 = number.parse().map_err(|_| "expected a size such as 16M".to_owned())?;
     let shift = match unit.trim_end_matches("iB") {
         "" => 0,
         "K" => 10,
@@ -188,8 +219,19 @@ fn ring_size(text: &str) -> Result<usize, String> {
         "G" => 30,
         _ => return Err(format!("unit `{unit}`: expected K, M or G")),
     };
-    match number.checked_mul(1 << shift) {
-        Some(bytes) if bytes.is_power_of_two() && (1 << 12..=1 << 31).contains(&bytes) => Ok(bytes),
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn ring_bytes(text: &str) -> Result<u64, String> {
+    size(text).and_then(|n| if n >= 4 << 20 { Ok(n) } else { Err("expected at least 4M".to_owned()) })
+}
+
+/// The kernel wants a power of two of pages.
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn buffer_size(text: &str) -> Result<usize, String> {
+    match size(text).map(usize::try_from)? {
+        Ok(bytes) if bytes.is_power_of_two() && (1 << 12..=1 << 31).contains(&bytes) => Ok(bytes),
         _ => Err("expected a power of two between 4K and 2G".to_owned()),
     }
 }
@@ -205,24 +247,33 @@ mod tests {
         Args::command().debug_assert();
     }
 
+    #[cfg(all(feature = "record", target_os = "linux"))]
     #[test]
-    fn times_need_a_unit() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("20us"), Ok(Duration::from_micros(20)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "s", "30", "30x", "-1s", "99999999999999999999s", "1.5s"] {
-            assert!(duration(bad).is_err(), "{bad}");
+    fn the_buffer_is_a_power_of_two() {
+        assert_eq!(buffer_size("16M"), Ok(16 << 20));
+        assert_eq!(buffer_size("16MiB"), Ok(16 << 20));
+        for bad in ["", "15M", "1", "4G", "16X", "99999999999999999999G"] {
+            assert!(buffer_size(bad).is_err(), "{bad}");
         }
-        assert!(duration(&format!("{}h", u64::MAX)).is_err());
     }
 
     #[cfg(all(feature = "record", target_os = "linux"))]
     #[test]
-    fn the_ring_is_a_power_of_two() {
-        assert_eq!(ring_size("16M"), Ok(16 << 20));
-        assert_eq!(ring_size("16MiB"), Ok(16 << 20));
-        for bad in ["", "15M", "1", "4G", "16X", "99999999999999999999G"] {
-            assert!(ring_size(bad).is_err(), "{bad}");
+    fn a_ring_is_a_time_and_what_belongs_to_it_needs_it() {
+        let parse =
+            |more: &[&str]| Args::try_parse_from(["mtrace", "record", "-o", "x", "--pid", "1"].iter().chain(more));
+        assert!(
+            parse(&["--ring", "60s", "--trigger", "oom", "--trigger", "slow-fault>5ms", "--ring-size", "9M"]).is_ok()
+        );
+        let e = parse(&["--ring", "16M"]).unwrap_err().to_string();
+        assert!(e.contains("--buffer"), "{e}");
+        for bad in [
+            &["--trigger", "oom"][..],
+            &["--dump-on-exit"],
+            &["--ring", "10ms"],
+            &["--ring", "5s", "--ring-size", "1M"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
         }
     }
 }

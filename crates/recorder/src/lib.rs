@@ -9,6 +9,7 @@ mod calibrate;
 pub mod cost;
 pub mod doctor;
 pub mod error;
+mod flight;
 pub mod host;
 mod leaf;
 mod plan;
@@ -20,6 +21,7 @@ pub mod snapshots;
 pub mod sockets;
 pub mod symbols;
 pub mod target;
+pub mod triggers;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use mtrace_formats::capture::{Account, ProbeReport, Problem, RecorderCost};
 
 pub use error::{Error, ErrorKind};
+pub use flight::{Dumped, FlightOptions};
 
 /// What is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +76,10 @@ impl FaultMode {
 pub struct Options {
     /// What is recorded.
     pub target: TargetSpec,
-    /// Directory to create; must not exist.
+    /// Directory to create; must not exist. Of a flight recorder: folder and beginning of the names of its dumps.
     pub output: PathBuf,
+    /// Keep a window of the past only, and write it out when a trigger fires; `None`: record from beginning to end.
+    pub flight: Option<FlightOptions>,
     /// How long; `None` until the targets ended or the stop flag is set.
     pub duration: Option<Duration>,
     /// Size of the ring buffer; rounded up to a power of two.
@@ -90,7 +95,7 @@ pub struct Options {
     pub slow_fault: Duration,
     /// Shorter off-CPU intervals are only counted.
     pub off_cpu_min: Duration,
-    /// File and network calls recorded per process.
+    /// File and network calls recorded per process. A flight recorder has a bound already: give it `u64::MAX`.
     pub io_calls_per_process: u64,
     /// Probes switched off, by name; see [`probe_names`].
     pub without: Vec<String>,
@@ -106,6 +111,7 @@ impl Options {
         Self {
             target,
             output,
+            flight: None,
             duration: None,
             ring_bytes: 16 << 20,
             sample_interval: Duration::from_secs(1),
@@ -134,13 +140,19 @@ pub struct Progress {
     pub lost: u64,
     /// Bytes in closed segments.
     pub bytes: u64,
+    /// Dumps that were written since the last time.
+    pub dumps: Vec<Dumped>,
 }
 
 /// What a recording came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// The capture.
+    /// The capture; of a flight recorder the ring, which is there only if it could not be written to.
     pub output: PathBuf,
+    /// A flight recorder came to its end in order: there are its dumps and nothing else.
+    pub is_flight: bool,
+    /// Dumps that a flight recorder wrote.
+    pub dumps: Vec<Dumped>,
     /// As in the manifest: "target exited", "duration", "signal", "disk full", "write failed".
     pub end_reason: String,
     /// How long was recorded, the closing of the capture included.

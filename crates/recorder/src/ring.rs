@@ -128,6 +128,12 @@ impl SharedMaps {
         let _ = self.targets.delete(&pid.to_ne_bytes());
     }
 
+    /// Makes the kernel side send a stack again when it comes again.
+    pub(crate) fn forget_stack(&self, hash: u64) {
+        // It may be forgotten already.
+        let _ = self.seen_stacks.delete(&hash.to_ne_bytes());
+    }
+
     /// True if the process waits for its exec still, which means that nobody saw it.
     pub(crate) fn still_waits(&self, pid: u32) -> bool {
         let value = self.targets.lookup(&pid.to_ne_bytes(), MapFlags::ANY);

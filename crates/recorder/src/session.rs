@@ -1,7 +1,9 @@
 //! One recording from beginning to end: start the target, drain the ring, close the capture.
 
+mod dump;
 mod files;
 mod finish;
+mod flight;
 mod images;
 mod load;
 mod names;
@@ -11,9 +13,11 @@ mod reserve;
 mod runtimes;
 mod sink;
 mod sleepers;
+mod slow;
 mod stacks;
 mod start;
 mod trial;
+mod window;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -48,6 +52,10 @@ const REST: Duration = Duration::from_millis(10);
 const REMOVE_AFTER_NS: i64 = 100_000_000;
 /// How long a launched target has to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long everything may take after a signal to the recorder: within 5 s whoever sent it can rely on the capture.
+const AFTER_SIGNAL: Duration = Duration::from_millis(4200);
+/// What of it is kept for closing the capture when a launched target does not end.
+const FOR_CLOSING: Duration = Duration::from_millis(1700);
 /// When the first segments are closed. The intervals double from there up to the option's: a recording that is killed
 /// early has something to show, a long one has few small segments.
 const FIRST_SEGMENT: Duration = Duration::from_millis(250);
@@ -60,6 +68,7 @@ const MAX_CLOCKS: usize = 64;
 pub(crate) fn run(options: &Options, stop: &AtomicBool, progress: &mut dyn FnMut(&Progress)) -> Result<Summary, Error> {
     let mut session = start::start(options)?;
     let reason = session.record(stop, progress);
+    session.deadline = (reason == "signal").then(|| Instant::now() + AFTER_SIGNAL);
     session.wind_down(progress);
     session.finish(reason)
 }
@@ -84,6 +93,9 @@ struct Session<'a> {
     reserve: reserve::Reserve,
     /// Processes that ended: when, pid, image.
     ended: VecDeque<(i64, u32, u32)>,
+    flight: Option<flight::Flight>,
+    /// Until when the capture has to be closed.
+    deadline: Option<Instant>,
     due: Due,
 }
 
@@ -99,7 +111,7 @@ struct Due {
 
 impl Due {
     fn new(now: i64, options: &Options) -> Self {
-        let first = FIRST_SEGMENT.min(options.segment_interval);
+        let first = FIRST_SEGMENT.min(segment_interval(options));
         Self {
             sample: now,
             losses: now + LOSS_INTERVAL_NS,
@@ -111,7 +123,7 @@ impl Due {
 
     /// The segments were closed: when they are closed next.
     fn rolled(&mut self, now: i64, options: &Options) {
-        self.roll_interval = self.roll_interval.saturating_mul(2).min(options.segment_interval);
+        self.roll_interval = self.roll_interval.saturating_mul(2).min(segment_interval(options));
         self.roll = now + nanoseconds(self.roll_interval);
     }
 }
@@ -149,6 +161,7 @@ impl Session<'_> {
     /// One round: take what the kernel sent, follow it, and do what is due.
     fn step(&mut self, wait: Duration, progress: &mut dyn FnMut(&Progress)) {
         // An interrupted wait is a wait that is over.
+        self.sink.borrow_mut().begin_round();
         self.ring.poll_raw(wait);
         self.drain();
         self.reap();
@@ -160,16 +173,23 @@ impl Session<'_> {
         }
     }
 
-    /// Takes all records there are and does what they ask for.
+    /// Takes all records there are at this moment and does what they ask for.
     fn drain(&mut self) {
+        self.sink.borrow_mut().begin_round();
         self.ring.consume_raw();
+        let keep = self.flight.is_some();
         loop {
             let mut sink = self.sink.borrow_mut();
             let life = std::mem::take(&mut sink.life);
             let code = std::mem::take(&mut sink.new_code);
             if life.is_empty() && code.is_empty() {
                 let rows = sink.files.take_rows();
-                rows.into_iter().for_each(|r| sink.push(r));
+                for row in rows {
+                    if keep {
+                        sink.files.keep(&row);
+                    }
+                    sink.push(row);
+                }
                 let (images, leaves) = (&self.processes.images, &mut self.leaves);
                 sink.settle_stacks(|stack| {
                     let Some(ip) = stack.ips.first() else { return false };
@@ -196,6 +216,7 @@ impl Session<'_> {
             Todo::Sample(pid) => self.sampler.add(pid),
             Todo::Joined { pid, ts } => sleepers::note(&self.probes, pid, ts),
             Todo::Ended(pid) => {
+                self.flight_ended(pid);
                 if let Some(image) = self.processes.image(pid) {
                     self.ended.push_back((monotonic_ns(), pid, image));
                 }
@@ -273,9 +294,11 @@ impl Session<'_> {
             self.due.rolled(now, self.options);
             self.roll();
         }
+        self.fly(now);
         if now >= self.due.progress {
             self.due.progress = now + PROGRESS_INTERVAL_NS;
-            progress(&self.progress());
+            let state = self.progress();
+            progress(&state);
         }
     }
 
@@ -289,13 +312,14 @@ impl Session<'_> {
         }
     }
 
-    fn note_losses(&mut self, now: i64) {
+    fn note_losses(&mut self, now: i64) -> Vec<window::Reading> {
         let mut sink = self.sink.borrow_mut();
         let readings: Vec<_> =
             self.probes.iter().map(|p| (p.probe.name(), p.counters(), sink.counts(p.probe))).collect();
         for row in self.losses.read(now, &readings) {
             sink.push(row);
         }
+        readings
     }
 
     /// Finds targets that ended without an exit event: the probe is absent, or the event was lost.
@@ -325,6 +349,10 @@ impl Session<'_> {
         }
         self.flush_probes(false);
         self.drain();
+        if self.flight.is_some() {
+            self.turn();
+            return;
+        }
         if self.manifest.clocks.len() < MAX_CLOCKS {
             self.manifest.clocks.push(clock_pair());
         }
@@ -374,17 +402,20 @@ impl Session<'_> {
             return;
         }
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::SIGTERM);
-        let until = Instant::now() + GRACE;
+        let until = (self.deadline.map(|d| d - FOR_CLOSING)).unwrap_or_else(|| Instant::now() + GRACE);
+        let began = Instant::now();
         while alive(self) && Instant::now() < until {
             self.step(REST, progress);
         }
         if alive(self) {
-            self.problem(format!("process {pid} did not end within {} s of SIGTERM and was killed", GRACE.as_secs()));
+            let waited = began.elapsed().as_secs_f64();
+            self.problem(format!("process {pid} did not end within {waited:.1} s of SIGTERM and was killed"));
             let _ = self.launched.as_mut().map(|l| l.terminate(Duration::ZERO));
         }
     }
 
-    fn progress(&self) -> Progress {
+    fn progress(&mut self) -> Progress {
+        let dumps = self.flight.as_mut().map(|f| std::mem::take(&mut f.news)).unwrap_or_default();
         let sink = self.sink.borrow();
         let rows = sink.writer.rows_written();
         let lost = self.probes.iter().map(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe))).sum();
@@ -394,6 +425,7 @@ impl Session<'_> {
             rows: rows.iter().map(|(table, n)| ((*table).to_owned(), *n)).collect(),
             lost,
             bytes: sink.writer.bytes_closed(),
+            dumps,
         }
     }
 
@@ -403,6 +435,11 @@ impl Session<'_> {
             self.manifest.problems.push(Problem { ts: Some(monotonic_ns()), what });
         }
     }
+}
+
+/// Segments are closed at these intervals.
+fn segment_interval(options: &Options) -> Duration {
+    options.flight.as_ref().map_or(options.segment_interval, |f| f.period(options.segment_interval))
 }
 
 fn nanoseconds(d: Duration) -> i64 {

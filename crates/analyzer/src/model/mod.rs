@@ -13,6 +13,7 @@ mod requests;
 mod runtimes;
 mod stalls;
 mod timeline;
+mod trigger;
 
 pub use address_space::{AddressSpace, GapClass, GapHistogram, GapPoint, GrowthByOwner};
 pub use faults::{
@@ -32,3 +33,4 @@ pub use requests::{RequestTable, SlowRequest};
 pub use runtimes::{RuntimeFacts, RuntimeValue, RuntimeWork, Runtimes};
 pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ThrottleGroup};
 pub use timeline::{Band, Envelope, Series, Timeline};
+pub use trigger::TriggerFact;

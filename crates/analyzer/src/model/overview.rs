@@ -10,6 +10,7 @@ use super::requests::RequestTable;
 use super::runtimes::Runtimes;
 use super::stalls::{ForkGroup, LockWaitGroup, OomVictim, ThrottleGroup};
 use super::timeline::Timeline;
+use super::trigger::TriggerFact;
 
 /// Version of report.json; raised when a reader of an older one would be misled.
 pub const REPORT_VERSION: u32 = 1;
@@ -84,6 +85,8 @@ pub struct CaptureFacts {
     pub start_realtime_ns: Option<i64>,
     /// False if the recorder was killed.
     pub complete: bool,
+    /// Why a flight recorder wrote it; null for a recording from beginning to end.
+    pub trigger: Option<TriggerFact>,
     /// Kernel release.
     pub kernel_release: String,
     /// Machine.

@@ -99,6 +99,32 @@ pub(super) fn left_after_fix(finding: &Finding) -> Option<String> {
     Some(format::duration_range(cost.left_ns(low.max(high)), cost.left_ns(low.min(high))))
 }
 
+/// Why a flight recorder wrote this capture, and what of the time around it is in here; null for other recordings.
+pub(super) fn trigger(analysis: &Analysis) -> Option<String> {
+    let t = analysis.facts.capture.trigger.as_ref()?;
+    let when = t.realtime_ns.map_or_else(String::new, |ns| format!(" at {}", format::utc_ms(ns)));
+    let mut out = format!(
+        "`{}` fired{when}: {}; this capture holds {} before it and {} after it",
+        t.trigger.replace('`', "'"),
+        t.what,
+        format::duration(t.before_ns),
+        format::duration(t.after_ns)
+    );
+    if t.cut_by_size {
+        out.push_str("; more was wanted, and the bound of the size did not leave it");
+    }
+    if t.also > 0 {
+        out.push_str(&format!("; triggers fired {} more times before it was written", format::count(t.also)));
+    }
+    if t.suppressed > 0 {
+        let n = format::count(t.suppressed);
+        out.push_str(&format!(
+            "; {n} triggers since the dump before this one wrote nothing, as dumps are rate-limited"
+        ));
+    }
+    Some(out)
+}
+
 /// `60 answered, median 0.3 ms, p90 0.5 ms, p99 212 ms, longest 212 ms`; null if the main process was asked nothing.
 pub(super) fn requests(analysis: &Analysis) -> Option<String> {
     let r = main_requests(analysis)?;

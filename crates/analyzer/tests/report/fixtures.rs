@@ -60,6 +60,7 @@ fn capture(name: &str) -> CaptureFacts {
         end_ns: T0 + 3_200 * MS,
         start_realtime_ns: Some(1_795_453_512_000_000_000),
         complete: true,
+        trigger: None,
         kernel_release: "6.12.57+deb13-amd64".into(),
         arch: "x86_64".into(),
         cpus: Some(4),
@@ -615,6 +616,17 @@ pub(crate) fn churn() -> Analysis {
     let release = location("main.(*janitor).run", "/srv/shop/janitor.go", 44);
     let mut a = first_touch();
     a.facts.capture.name = "steady.mtrace".into();
+    a.facts.capture.trigger = Some(TriggerFact {
+        trigger: "psi:memory.some>80%/30s".into(),
+        what: "tasks stalled on memory for at least 25160 ms of 30000 ms, by `/proc/pressure/memory`".into(),
+        ts: T0 + 2_900 * MS,
+        realtime_ns: Some(1_795_453_514_900_000_000),
+        before_ns: 2_900 * MS,
+        after_ns: 300 * MS,
+        cut_by_size: true,
+        also: 2,
+        suppressed: 1_204,
+    });
     a.verdict = Verdict {
         kind: VerdictKind::Memory,
         sentence: "The process spent 1.12 of 3.2 s on 257,004 refaults: `main.(*janitor).run` (janitor.go:44) gives the heap \
@@ -843,6 +855,8 @@ pub(crate) const HOSTILE: &str = "<script>alert('x')</script>\"'`|*_[a](https://
 pub(crate) fn hostile() -> Analysis {
     let mut a = first_touch();
     let long = format!("{HOSTILE}{}{HOSTILE}", "A".repeat(200_000));
+    a.facts.capture.trigger =
+        Some(TriggerFact { trigger: HOSTILE.into(), what: format!("`{HOSTILE}`"), ..TriggerFact::default() });
     let bad = CodeLocation {
         function: HOSTILE.into(),
         file: Some(format!("/x/{HOSTILE}")),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::flight::FlightRecorder;
 use crate::{Error, Result};
 
 /// File name of the manifest inside a capture.
@@ -79,6 +80,9 @@ pub struct Manifest {
     /// Closed segments. A segment on disk that is not listed here was closed after the last manifest update and is good.
     #[serde(default)]
     pub segments: Vec<SegmentInfo>,
+    /// Of a flight recorder: what it kept, and why it was written out; null for a recording from beginning to end.
+    #[serde(default)]
+    pub flight: Option<FlightRecorder>,
     /// Anything else that went wrong, in plain words.
     #[serde(default)]
     pub problems: Vec<Problem>,
@@ -110,6 +114,7 @@ impl Default for Manifest {
             accounts: Vec::new(),
             cost: RecorderCost::default(),
             segments: Vec::new(),
+            flight: None,
             problems: Vec::new(),
         }
     }

@@ -124,6 +124,47 @@ impl CaptureWriter {
         first
     }
 
+    /// The closed segments, in the order in which they were closed.
+    pub fn closed(&self) -> &[SegmentInfo] {
+        &self.closed
+    }
+
+    /// Leaves segments out of the next manifest; their files are the caller's to remove after that.
+    pub fn forget(&mut self, segments: &[SegmentInfo]) {
+        self.closed.retain(|s| !segments.contains(s));
+    }
+
+    /// Takes closed segments of another capture in, by a hard link or, where there is none, as a copy. For tables that
+    /// this writer writes no rows of: the names of the files stay.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the segment that could not be had.
+    pub fn adopt(&mut self, capture: &Path, segments: &[SegmentInfo]) -> Result<()> {
+        for s in segments {
+            let folder = self.dir.join(&s.table);
+            match create_dir_private(&folder) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("create", &folder, e));
+                }
+                _ => {}
+            }
+            let (from, to) = (capture.join(&s.table).join(&s.file), folder.join(&s.file));
+            fs::hard_link(&from, &to)
+                .or_else(|_| {
+                    let mut copy = private_file().create_new(true).open(&to)?;
+                    std::io::copy(&mut File::open(&from)?, &mut copy).map(|_| ())
+                })
+                .map_err(|e| Error::io("take over", &from, e))?;
+            self.closed.push(s.clone());
+        }
+        Ok(())
+    }
+
+    /// Bytes in segments that are open, as far as they are encoded.
+    pub fn bytes_open(&self) -> u64 {
+        self.tables.values().map(|(_, t)| t.bytes_open()).sum()
+    }
+
     /// Gives up the rows that are in no closed segment and the space that they take. They count as failed.
     pub fn discard_open(&mut self) {
         self.tables.values_mut().for_each(|(_, table)| table.discard());
@@ -194,6 +235,7 @@ trait AnyTable: Send {
     fn failed(&self) -> u64;
     fn events_written(&self) -> u64;
     fn events_failed(&self) -> u64;
+    fn bytes_open(&self) -> u64;
 }
 
 /// Writes the segments of one table.
@@ -392,6 +434,10 @@ impl<R: Row> AnyTable for TableWriter<R> {
 
     fn events_failed(&self) -> u64 {
         self.failed.events
+    }
+
+    fn bytes_open(&self) -> u64 {
+        self.segment.as_ref().map_or(0, |s| (s.writer.bytes_written() + s.writer.in_progress_size()) as u64)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The end of a recording: detach, take the rest, resolve names, close the books.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mtrace_formats::capture::{Account, BpfCost, ProbeReport, State};
 use mtrace_formats::tables::SymbolRow;
@@ -26,9 +26,12 @@ impl Session<'_> {
         self.manifest.window.end_ns = Some(monotonic_ns());
         self.manifest.window.end_reason = Some(reason.to_owned());
         self.drain();
-        self.note_losses(monotonic_ns());
         self.cost.recording_ended();
         let exit = self.note_exit();
+        if self.flight.is_some() && self.land() {
+            return self.end_of_flight(exit);
+        }
+        self.note_losses(monotonic_ns());
         if self.processes.missed_snapshots > 0 {
             let n = self.processes.missed_snapshots;
             self.problem(format!(
@@ -53,6 +56,15 @@ impl Session<'_> {
         Some(exit)
     }
 
+    /// All that is worth keeping is in the dumps.
+    fn end_of_flight(self, exit: Option<Exit>) -> Result<Summary, Error> {
+        let summary = Summary { is_flight: true, ..self.summary(exit) };
+        let ring = self.sink.borrow().writer.dir().to_path_buf();
+        self.sink.borrow_mut().writer.discard_open();
+        std::fs::remove_dir_all(&ring).map_err(|e| mtrace_formats::Error::io("remove", &ring, e))?;
+        Ok(summary)
+    }
+
     fn resolve_names(&mut self) {
         let mut sink = self.sink.borrow_mut();
         // On a full disk there is no room for names either.
@@ -60,8 +72,12 @@ impl Session<'_> {
             return;
         }
         let stacks = std::mem::take(&mut sink.stacks);
-        names::resolve(&stacks, &self.processes.images, |row: SymbolRow| sink.push(row));
+        let deadline = self.deadline;
+        let no_time = || deadline.is_some_and(|d| Instant::now() >= d);
+        let missing = names::resolve(stacks.set(), &self.processes.images, &no_time, |row: SymbolRow| sink.push(row));
         sink.stacks = stacks;
+        drop(sink);
+        self.manifest.problems.extend(missing);
     }
 
     /// The manifest comes after the last segments, because only then the accounts are final.
@@ -109,7 +125,9 @@ impl Session<'_> {
     fn summary(&self, exit: Option<Exit>) -> Summary {
         let m = &self.manifest;
         Summary {
-            output: self.options.output.clone(),
+            output: self.sink.borrow().writer.dir().to_path_buf(),
+            is_flight: false,
+            dumps: self.flight.as_ref().map(|f| f.dumps.clone()).unwrap_or_default(),
             end_reason: m.window.end_reason.clone().unwrap_or_default(),
             recorded: self.began.elapsed(),
             exit_status: exit.map(|e| e.status),

@@ -1,6 +1,6 @@
 //! What is executable in each address space, with the files kept open, so that an exited process still gets its names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
@@ -104,6 +104,29 @@ impl Images {
         self.mappings(image).iter().find(|m| m.start <= addr && addr < m.end)
     }
 
+    /// Address spaces that are known.
+    pub(crate) fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// The mappings of these address spaces. Their files stay open only as long as this recorder keeps them.
+    pub(crate) fn only(&self, images: impl Iterator<Item = u32>) -> Self {
+        let mut only = Self::default();
+        for image in images {
+            if let Some(mappings) = self.images.get(&image) {
+                only.images.entry(image).or_insert_with(|| mappings.clone());
+            }
+        }
+        only
+    }
+
+    /// Forgets the other address spaces, and the files that only they had mapped.
+    pub(crate) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        self.images.retain(|image, _| keep(*image));
+        let used: HashSet<(u64, u64)> = self.images.values().flatten().map(|m| (m.dev, m.inode)).collect();
+        self.code.retain(|key, _| used.contains(key));
+    }
+
     /// A forked process starts with what its parent has.
     pub(crate) fn inherit(&mut self, child: u32, parent: u32) {
         if let Some(mappings) = self.images.get(&parent).cloned() {
@@ -198,6 +221,9 @@ mod tests {
         images.inherit(2, 1);
         images.images.insert(1, Vec::new());
         assert_eq!(images.mappings(2).len(), 1);
+        assert_eq!(images.only([2, 9].into_iter()).len(), 1);
+        images.retain(|image| image == 1);
+        assert_eq!((images.len(), images.mappings(2).len()), (1, 0));
         assert!(images.mappings(3).is_empty());
     }
 }

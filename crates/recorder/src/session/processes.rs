@@ -1,6 +1,6 @@
 //! The targets as user space knows them: from `process_events` records, /proc and snapshots to rows and the manifest.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use mtrace_formats::capture::Target;
@@ -26,6 +26,8 @@ struct Process {
     /// Its entry in the list for the manifest.
     listed: Option<usize>,
     alive: bool,
+    /// When it ended, CLOCK_MONOTONIC ns; 0 while it lives.
+    ended: i64,
 }
 
 /// How a program came to be looked at.
@@ -73,11 +75,17 @@ impl Processes {
         if listed.is_some() {
             self.listed.push(Target { pid, how, ..Target::default() });
         }
-        self.processes.insert(pid, Process { image, listed, alive: true });
+        self.processes.insert(pid, Process { image, listed, alive: true, ended: 0 });
     }
 
     /// A process that was running already: its rows at attach.
     pub(crate) fn attached(&mut self, facts: &ProcessFacts, sink: &mut Sink) {
+        self.describe(facts);
+        self.base(facts, sink);
+    }
+
+    /// What a recording that reaches this process now has to know of it.
+    pub(crate) fn base(&mut self, facts: &ProcessFacts, sink: &mut Sink) {
         let ts = monotonic_ns();
         let path = facts.exe.as_ref().map(|p| p.to_string_lossy().into_owned());
         let row = |event, tid, comm: &str| ProcessEvent {
@@ -95,7 +103,6 @@ impl Processes {
             sink.push_added(row(ProcessEventKind::Name, *tid, name));
         }
         sockets::of_process(facts.pid).into_iter().for_each(|r| sink.push(r));
-        self.describe(facts);
         self.snapshot(facts.pid, SnapshotReason::Attach, sink);
     }
 
@@ -225,6 +232,7 @@ impl Processes {
     pub(crate) fn ended(&mut self, pid: u32, status: Option<i32>) {
         if let Some(p) = self.processes.get_mut(&pid) {
             p.alive = false;
+            p.ended = monotonic_ns();
         }
         if let Some(t) = self.entry(pid) {
             t.exit_status = status.or(t.exit_status);
@@ -250,6 +258,27 @@ impl Processes {
         let mut pids: Vec<u32> = self.processes.iter().filter(|(_, p)| p.alive).map(|(pid, _)| *pid).collect();
         pids.sort_unstable();
         pids
+    }
+
+    /// Images of the living.
+    pub(crate) fn images_alive(&self) -> HashSet<u32> {
+        self.processes.values().filter(|p| p.alive).map(|p| p.image).collect()
+    }
+
+    /// Forgets processes that ended before this time, where there are many: for a recording that knows no past.
+    pub(crate) fn forget_dead(&mut self, before: i64, roomy: usize) {
+        if self.processes.len() <= roomy && self.listed.len() < MAX_LISTED / 2 {
+            return;
+        }
+        self.processes.retain(|_, p| p.alive || p.ended >= before);
+        let mut listed = Vec::new();
+        for p in self.processes.values_mut() {
+            p.listed = p.listed.and_then(|i| self.listed.get(i)).map(|t| {
+                listed.push(t.clone());
+                listed.len() - 1
+            });
+        }
+        self.listed = listed;
     }
 
     pub(crate) fn listed(&self) -> &[Target] {
@@ -282,5 +311,26 @@ fn row(life: &Life) -> ProcessEvent {
         comm: Some(life.comm.clone()),
         path: None,
         status: (life.kind == LifeKind::Exit).then_some(life.status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dead_are_forgotten_when_they_are_many_and_the_living_keep_their_entries() {
+        let mut p = Processes::default();
+        (1..=10).for_each(|pid| p.add(pid, pid, format!("how {pid}")));
+        (1..=8).for_each(|pid| p.ended(pid, Some(0)));
+        p.forget_dead(i64::MAX, 100);
+        assert_eq!(p.listed().len(), 10);
+        p.forget_dead(0, 5);
+        assert_eq!(p.listed().len(), 10, "they ended within the window");
+        p.forget_dead(i64::MAX, 5);
+        assert_eq!((p.listed().len(), p.alive()), (2, vec![9, 10]));
+        assert_eq!(p.entry(10).map(|t| t.how.clone()).as_deref(), Some("how 10"));
+        assert!(p.entry(1).is_none());
+        assert_eq!(p.images_alive(), HashSet::from([9, 10]));
     }
 }

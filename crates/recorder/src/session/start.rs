@@ -11,14 +11,17 @@ use libbpf_rs::{RingBuffer, RingBufferBuilder};
 use mtrace_formats::capture::{CaptureWriter, Manifest, ProbeReport, Problem, Target, Window};
 use serde_json::json;
 
+use super::flight::Flight;
 use super::load::Loaded;
 use super::processes::{Came, Processes};
 use super::reserve::Reserve;
 use super::runtimes::Runtimes;
+use super::slow::SlowWatch;
 use super::{Due, Session, Sink, nanoseconds, sleepers};
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
 use crate::error::{Error, kernel};
+use crate::flight::Place;
 use crate::host::{HostFacts, clock_pair, monotonic_ns};
 use crate::leaf::Leaves;
 use crate::plan::{self, Plan};
@@ -27,6 +30,7 @@ use crate::ring::{Config, SharedMaps};
 use crate::sampler::Sampler;
 use crate::target::find::{self, ProcessFacts};
 use crate::target::launch::{Launched, ResourceLimits};
+use crate::triggers::{Trigger, Watches};
 use crate::{FaultMode, Options, TargetSpec};
 
 /// The inode of the initial pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
@@ -49,17 +53,21 @@ pub(super) fn start(options: &Options) -> Result<Session<'_>, Error> {
     let plan = plan::plan(&facts, &options.without, options.faults)?;
     check_pid_namespace()?;
     super::output::check_way(&options.output)?;
-    let wanted = find_targets(&options.target, &limits)?;
+    let mut wanted = find_targets(&options.target, &limits)?;
     raise_limits();
     // A file size limit is then an error like a full disk, and not the recorder's death. A launched command has its
     // default dispositions back already.
     // SAFETY: ignoring a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    let writer = CaptureWriter::create_with(&options.output, &first_manifest(options, &facts, &plan, &wanted))?;
+    let place = options.flight.as_ref().map(|_| Place::of(&options.output));
+    let aside = place.as_ref().map(Place::set_aside).transpose()?.flatten();
+    wanted.notes.extend(aside.map(|at| format!("the ring of a recorder that was killed is now `{}`", at.display())));
+    let output = place.as_ref().map_or_else(|| options.output.clone(), Place::ring);
+    let writer = CaptureWriter::create_with(&output, &first_manifest(options, &facts, &plan, &wanted))?;
     let started = begin(options, &facts, plan, wanted, writer, cost);
     if started.is_err() {
         // Nothing was recorded, and the name would be taken at the next attempt.
-        let _ = std::fs::remove_dir_all(&options.output);
+        let _ = std::fs::remove_dir_all(&output);
     }
     started
 }
@@ -116,6 +124,8 @@ fn begin<'a>(
     cost: CostMeter,
 ) -> Result<Session<'a>, Error> {
     let reserve = Reserve::new(writer.dir())?;
+    let triggers = options.flight.as_ref().map_or(&[][..], |f| &f.triggers);
+    let watches = Watches::open(triggers)?;
     let fault_cost = plan.fault_probe().map(|p| crate::calibrate::fault_cost(p, options.faults));
     let attach_begin_ns = monotonic_ns();
     let shared = SharedMaps::create(options.ring_bytes)?;
@@ -123,12 +133,13 @@ fn begin<'a>(
     let next_image = add_targets(&wanted, &shared, &mut processes)?;
     shared.configure(&Config {
         off_cpu_min_ns: nanoseconds(options.off_cpu_min).unsigned_abs(),
-        slow_fault_ns: nanoseconds(options.slow_fault).unsigned_abs(),
+        slow_fault_ns: nanoseconds(super::flight::slow_fault(triggers, options.slow_fault)).unsigned_abs(),
         io_calls_per_process: options.io_calls_per_process,
         comm: wanted.comm,
         next_image,
     })?;
     let sink = Rc::new(RefCell::new(Sink::new(writer)));
+    sink.borrow_mut().slow = SlowWatch::new(triggers);
     let ring = open_ring(&shared, &sink)?;
     let (probes, absent) = load_all(plan, options.faults, &shared)?;
     let attached = monotonic_ns();
@@ -152,6 +163,8 @@ fn begin<'a>(
         reserve,
         ended: VecDeque::new(),
         due: Due::new(now, options),
+        flight: options.flight.as_ref().map(|_| Flight::new(Place::of(&options.output), watches, now)),
+        deadline: None,
     };
     match fault_cost {
         Some(Ok(cost)) => session.cost.fault = Some(cost),
@@ -162,6 +175,7 @@ fn begin<'a>(
     session.reserve.follow(&session.manifest)?;
     session.attach_to_running(&wanted.running);
     session.let_go()?;
+    session.trigger_notes();
     session.roll();
     Ok(session)
 }
@@ -202,11 +216,13 @@ fn add_targets(wanted: &Wanted, shared: &SharedMaps, processes: &mut Processes) 
 }
 
 fn open_ring(shared: &SharedMaps, sink: &Rc<RefCell<Sink>>) -> Result<RingBuffer<'static>, Error> {
-    let sink = sink.clone();
+    let (sink, ring_bytes) = (sink.clone(), shared.ring_bytes);
     let mut builder = RingBufferBuilder::new();
     let take = move |bytes: &[u8]| {
-        sink.borrow_mut().take(bytes);
-        0
+        let mut sink = sink.borrow_mut();
+        sink.take(bytes);
+        // A negative answer ends the reading after this record.
+        if sink.round_is_over(ring_bytes) { -libc::EAGAIN } else { 0 }
     };
     builder.add(&shared.ring, take).map_err(kernel("open the ring buffer"))?;
     builder.build().map_err(kernel("map the ring buffer"))
@@ -262,6 +278,7 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
     if !options.with_hostname {
         host.hostname = None;
     }
+    let flight = options.flight.as_ref();
     let knobs = BTreeMap::from([
         ("ring_bytes".to_owned(), json!(options.ring_bytes)),
         ("sample_interval_ns".to_owned(), json!(nanoseconds(options.sample_interval))),
@@ -272,6 +289,9 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
         ("io_calls_per_process".to_owned(), json!(options.io_calls_per_process)),
         ("duration_ns".to_owned(), json!(options.duration.map(nanoseconds))),
         ("without".to_owned(), json!(options.without)),
+        ("triggers".to_owned(), json!(flight.map(|f| f.triggers.iter().map(Trigger::text).collect::<Vec<_>>()))),
+        ("dump_interval_ns".to_owned(), json!(flight.map(|f| nanoseconds(f.min_interval)))),
+        ("max_dumps".to_owned(), json!(flight.map(|f| f.max_dumps))),
     ]);
     Manifest {
         mtrace_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -18,6 +18,9 @@ const WHY_CHARS: usize = 240;
 pub fn render_markdown(analysis: &Analysis) -> String {
     let mut out = String::new();
     push_verdict(&mut out, analysis);
+    if let Some(trigger) = summary::trigger(analysis) {
+        let _ = writeln!(out, "**Trigger:** {}\n", markdown_rich(&trigger));
+    }
     if let Some(ledger) = analysis.facts.ledgers.first() {
         push_ledger(&mut out, ledger);
     }

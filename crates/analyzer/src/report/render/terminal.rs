@@ -23,11 +23,14 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     let mut out = Lines { text: String::new(), colour };
     out.headline(v.kind, &format!("{} (confidence {})", summary::kind_label(v.kind), format::confidence(v.confidence)));
     out.entry("", &summary::sentence(v), LINES);
-    out.entry("do", v.action.as_deref().unwrap_or_default(), LINES);
+    let trigger = summary::trigger(analysis).unwrap_or_default();
+    // The screen has room for one of them in full; the page has both.
+    out.entry("do", v.action.as_deref().unwrap_or_default(), if trigger.is_empty() { LINES } else { SHORT });
     let main = summary::main_finding(analysis);
     out.entry("where", &main.and_then(|f| f.location.as_ref()).map(format::location).unwrap_or_default(), SHORT);
     out.entry("gain", &main.and_then(|f| summary::gain(&f.fix)).unwrap_or_default(), SHORT);
     out.ledger(analysis);
+    out.entry("trigger", &trigger, 1);
     out.entry("requests", &summary::requests(analysis).unwrap_or_default(), 1);
     out.causes(analysis);
     out.entry("confidence", &v.confidence_reasons.join("; "), SHORT);
