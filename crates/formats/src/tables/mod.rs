@@ -29,7 +29,7 @@ pub use io_calls::{IoCall, IoCallKind};
 pub use losses::{Loss, LossReason};
 pub use maps::{MapRow, SnapshotReason};
 pub use memory_calls::{MemoryCall, MemoryCallKind};
-pub use off_cpu::{OffCpu, OffCpuState};
+pub use off_cpu::{OffCpu, OffCpuState, WakerContext};
 pub use process_events::{ProcessEvent, ProcessEventKind};
 pub use reclaims::{Reclaim, ReclaimKind};
 pub use refusals::Refusal;

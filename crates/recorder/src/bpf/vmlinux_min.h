@@ -144,6 +144,11 @@ struct task_struct___old_state {
 	long state;
 };
 
+/* 6.2 to 6.14 (64701838bf05 ... 46e8fff6d45f): the preemption count of an x86 CPU is in here. */
+struct pcpu_hot___old {
+	int preempt_count;
+};
+
 struct linux_binprm {
 	const char *filename;
 };

@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
-// Intervals in which a thread of a target was not on a CPU.
+// Intervals in which a thread of a target was not on a CPU: why it left, where, who woke it, when.
 #include "mtrace.bpf.h"
 
 #define TASK_INTERRUPTIBLE 1
 #define TASK_UNINTERRUPTIBLE 2
 #define TASK_DEAD 0x80
 
+#define RUNNABLE 0
+
+/* sleepers.rs writes it, too. */
 struct left {
 	u64 ts;
-	u64 state;
+	u64 state; /* class_of */
+	u64 runnable;
+	u64 waker;
+	u64 stack;
+	s32 syscall;
+	u32 aux; /* enum mt_off_cpu_aux */
 };
 
 /* Not task storage: sched_switch runs with the run queue locked, where only preallocated memory is safe. */
@@ -22,7 +30,7 @@ struct {
 static __always_inline u16 class_of(u64 state)
 {
 	if (state == 0)
-		return 0;
+		return RUNNABLE;
 	if (state & TASK_UNINTERRUPTIBLE)
 		return 2;
 	if (state & TASK_INTERRUPTIBLE)
@@ -30,17 +38,35 @@ static __always_inline u16 class_of(u64 state)
 	return 3;
 }
 
+/* Where it waits. It is current still, and its registers are those with which it entered the kernel. A preempted thread
+ * waits for nothing but a CPU: its stack is not worth the time. */
+static __always_inline void note_place(struct left *l, struct task_struct *task, u32 image)
+{
+	struct pt_regs *user = (void *)bpf_task_pt_regs(task);
+
+	/* Exceptions and interrupts leave -1 here. */
+	l->syscall = user->orig_ax;
+	l->aux = MT_OFF_HAS_STACK;
+	l->stack = take_stack((u64)(u32)task->tgid << 32 | (u32)task->pid, image, user->ip, user->sp, user->bp);
+}
+
 static __always_inline void leaves(struct task_struct *task, bool preempt, u64 state, u64 now)
 {
 	u32 tid = task->pid;
-	struct left l = { .ts = now, .state = preempt ? 0 : class_of(state) };
+	struct left l = { .ts = now, .state = preempt ? RUNNABLE : class_of(state), .syscall = -1 };
+	struct mt_target *t;
 
-	if (!tid || !target_of(task->tgid))
+	if (!tid)
+		return;
+	t = target_of(task->tgid);
+	if (!t)
 		return;
 	if (state & TASK_DEAD) {
 		bpf_map_delete_elem(&off, &tid);
 		return;
 	}
+	if (l.state != RUNNABLE && task->mm)
+		note_place(&l, task, t->image);
 	if (bpf_map_update_elem(&off, &tid, &l, BPF_ANY)) {
 		count(MT_SEEN);
 		count(MT_NO_STATE);
@@ -52,28 +78,32 @@ static __always_inline void comes_back(struct task_struct *task, u64 now)
 	struct mt_config *c = settings();
 	u32 tid = task->pid, pid = task->tgid;
 	struct mt_off_cpu *r;
-	struct left *l;
-	u64 ts, state;
+	struct left *found, l;
 
 	if (!tid || !c || !target_of(pid))
 		return;
-	l = bpf_map_lookup_elem(&off, &tid);
-	if (!l)
+	found = bpf_map_lookup_elem(&off, &tid);
+	if (!found)
 		return;
-	ts = l->ts;
-	state = l->state;
+	l = *found;
 	bpf_map_delete_elem(&off, &tid);
-	if (now - ts < c->off_cpu_min_ns) {
+	if (now - l.ts < c->off_cpu_min_ns) {
 		count(MT_OWN_0);
-		count_by(MT_OWN_1, now - ts);
+		count_by(MT_OWN_1, now - l.ts);
 		return;
 	}
 	count(MT_SEEN);
 	r = RESERVE(struct mt_off_cpu);
 	if (!r)
 		return;
-	fill_header(&r->h, MT_OFF_CPU, state, (u64)pid << 32 | tid, 0, ts);
-	r->dur = now - ts;
+	if (l.aux & MT_OFF_HAS_STACK)
+		count_stack(l.stack);
+	fill_header(&r->h, MT_OFF_CPU, l.state, (u64)pid << 32 | tid, l.aux, l.ts);
+	r->dur = now - l.ts;
+	r->runnable = l.runnable;
+	r->waker = l.waker;
+	r->stack = l.stack;
+	r->syscall = l.syscall;
 	/* Never a wake-up from here: the run queue is locked. */
 	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
@@ -97,5 +127,88 @@ int BPF_PROG(switch_without_state, bool preempt, struct task_struct *prev, struc
 
 	leaves(prev, preempt, prev->__state, now);
 	comes_back(next, now);
+	return 0;
+}
+
+extern const int __preempt_count __ksym __weak;
+extern const struct pcpu_hot___old pcpu_hot __ksym __weak;
+
+#define SOFTIRQ_OFFSET (1 << 8) /* set while one is served; more of these bits mean only that none may be */
+#define HARDIRQ_AND_NMI (0xff << 16)
+
+/* include/linux/preempt.h; x86 keeps the count per CPU. With PREEMPT_RT softirqs are served by threads. */
+static __always_inline u32 waker_context(void)
+{
+	int count;
+
+	if (&__preempt_count)
+		count = *(int *)bpf_this_cpu_ptr(&__preempt_count);
+	else if (&pcpu_hot)
+		count = ((struct pcpu_hot___old *)bpf_this_cpu_ptr(&pcpu_hot))->preempt_count;
+	else
+		return 0;
+	if (count & HARDIRQ_AND_NMI)
+		return MT_WAKER_HARDIRQ;
+	return count & SOFTIRQ_OFFSET ? MT_WAKER_SOFTIRQ : MT_WAKER_THREAD;
+}
+
+/* The programs below run in any context, also amid another program of ours: they use no scratch space. The entry that
+ * they write to stays: a thread that nobody has woken does not come back. */
+
+static __always_inline struct left *asleep(struct task_struct *task)
+{
+	u32 tid = task->pid;
+	struct left *l;
+
+	if (!target_of(task->tgid))
+		return 0;
+	l = bpf_map_lookup_elem(&off, &tid);
+	return l && l->state != RUNNABLE && !l->runnable ? l : 0;
+}
+
+/* On the CPU of whoever wakes it. */
+SEC("tp_btf/sched_waking")
+int BPF_PROG(waking, struct task_struct *task)
+{
+	struct left *l = asleep(task);
+
+	if (!l)
+		return 0;
+	l->runnable = bpf_ktime_get_ns();
+	l->waker = bpf_get_current_pid_tgid();
+	l->aux |= waker_context();
+	return 0;
+}
+
+/* Perhaps on the CPU that it will run on, in an interrupt from the waker's. Finds a time only where sched_waking came
+ * before the thread was off its CPU, in the microsecond between its decision to sleep and sched_switch. */
+SEC("tp_btf/sched_wakeup")
+int BPF_PROG(wakeup, struct task_struct *task)
+{
+	struct left *l = asleep(task);
+
+	if (l)
+		l->runnable = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* A new thread waits for its first CPU, on the CPU of its creator. */
+SEC("tp_btf/sched_wakeup_new")
+int BPF_PROG(wakeup_new, struct task_struct *task)
+{
+	u64 now = bpf_ktime_get_ns();
+	u32 tid = task->pid;
+	struct left l = {
+		.ts = now,
+		.state = RUNNABLE,
+		.runnable = now,
+		.waker = bpf_get_current_pid_tgid(),
+		.syscall = -1,
+		.aux = MT_WAKER_THREAD,
+	};
+
+	/* Without room its first wait is not seen; its number is not counted either: no interval has begun. */
+	if (target_of(task->tgid))
+		bpf_map_update_elem(&off, &tid, &l, BPF_ANY);
 	return 0;
 }
