@@ -46,7 +46,7 @@ fn fault(tid: u32, ts: i64, dur: i64) -> FaultRow {
 }
 
 fn off(tid: u32, ts: i64, dur: i64, state: OffCpuState) -> OffCpu {
-    OffCpu { ts, dur, pid: PID, tid, state }
+    OffCpu::bare(ts, dur, PID, tid, state)
 }
 
 fn io(tid: u32, ts: i64, dur: i64, call: IoCallKind, fd: i32, result: Option<u64>) -> IoCall {

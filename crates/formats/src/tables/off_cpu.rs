@@ -19,10 +19,8 @@ name_enum! {
     pub enum WakerContext {
         /// By a thread, in a call of its own: a lock or a queue that it let go of, a pipe that it wrote to.
         Thread = "thread",
-        /// In a soft interrupt: the network as a rule, loopback included, and block devices.
-        Softirq = "softirq",
-        /// In a hardware interrupt: timers and devices.
-        Hardirq = "hardirq",
+        /// In an interrupt, soft ones included: a timer, a device, the network.
+        Interrupt = "interrupt",
     }
 }
 
@@ -49,8 +47,8 @@ table! {
         runqueue_ns: Option<i64> = Plain,
         /// Process of `waker_tid`, target or not.
         waker_pid: Option<u32> = Dictionary,
-        /// Thread that ran where this one was woken. With `softirq` it is the sender, if that sent over loopback, or one
-        /// that has nothing to do with it. Null for `hardirq`, for an idle CPU, and if nobody saw it.
+        /// Thread that ran where this one was woken. With `interrupt` it has nothing to do with it as a rule; over loopback
+        /// it may be the sender. Null for an idle CPU and if nobody saw it.
         waker_tid: Option<u32> = Dictionary,
         /// In which context it was woken; null if it was preempted, or nobody saw it.
         waker_context: Option<WakerContext> = Dictionary,
@@ -60,5 +58,24 @@ table! {
         /// User stack that entered the kernel, see `frames`; null if it was preempted or slept already, or if it could
         /// not be taken (counted in `losses`).
         stack_id: Option<u32> = Dictionary,
+    }
+}
+
+impl OffCpu {
+    /// An interval of which nothing else is known, as schema 2.0 has them.
+    pub const fn bare(ts: i64, dur: i64, pid: u32, tid: u32, state: OffCpuState) -> Self {
+        Self {
+            ts,
+            dur,
+            pid,
+            tid,
+            state,
+            runqueue_ns: None,
+            waker_pid: None,
+            waker_tid: None,
+            waker_context: None,
+            syscall_nr: None,
+            stack_id: None,
+        }
     }
 }

@@ -181,10 +181,9 @@ struct mt_gc {
 
 enum mt_off_cpu_aux {
 	MT_WAKER_THREAD = 1,
-	MT_WAKER_SOFTIRQ = 2,
-	MT_WAKER_HARDIRQ = 3, /* NMI, too */
-	MT_WAKER_CONTEXT = 7, /* mask of the above; 0: not known */
-	MT_OFF_HAS_STACK = 8,
+	MT_WAKER_INTERRUPT = 2,
+	MT_WAKER_CONTEXT = 3, /* mask of the above; 0: nobody saw it woken */
+	MT_OFF_HAS_STACK = 4,
 };
 
 /* detail: 0 runnable, 1 sleeping, 2 uninterruptible, 3 other. ts: when it left the CPU. */

@@ -1,5 +1,8 @@
 //! Intervals in which a thread was not on a CPU, at least `off_cpu_min_ns` long, and who woke it.
 //!
+//! In which context it was woken is read from the CPU's preemption count, or told from the stack that the waker runs on
+//! (variants `…_by_stack`), which takes a thread that wakes another within a page fault for an interrupt.
+//!
 //! Own counters: 0 `below_minimum`: shorter intervals; 1 `below_minimum_ns`: their sum.
 
 use mtrace_formats::tables::{OffCpu as Row, OffCpuState, WakerContext};
@@ -29,9 +32,6 @@ pub(crate) fn left(ts: i64, state: OffCpuState) -> [u8; 48] {
     bytes
 }
 
-/// What sees threads woken.
-const WAKING: [Program; 3] = [Program::trace("waking"), Program::trace("wakeup"), Program::trace("wakeup_new")];
-
 pub(crate) struct OffCpu;
 
 impl Probe for OffCpu {
@@ -57,15 +57,21 @@ impl Probe for OffCpu {
 
     fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const {
-            let [a, b, c] = WAKING;
+            const fn variant(name: &'static str, programs: &'static [Program]) -> Variant {
+                Variant { name, programs, lacks: None }
+            }
+            const WAKEUP: Program = Program::trace("wakeup");
+            const NEW: Program = Program::trace("wakeup_new");
+            const COUNT: Program = Program::trace("waking");
+            const STACK: Program = Program::trace("waking_by_stack");
+            const SWITCH: Program = Program::trace("switch_with_state");
+            // Before 5.18 the state is read from the task, which a wake-up on another CPU may have changed.
+            const SWITCH_OLD: Program = Program::trace("switch_without_state");
             &[
-                Variant { name: "tp_btf", programs: &[Program::trace("switch_with_state"), a, b, c], lacks: None },
-                // Before 5.18 the state is read from the task, which a wake-up on another CPU may have changed.
-                Variant {
-                    name: "tp_btf_without_state",
-                    programs: &[Program::trace("switch_without_state"), a, b, c],
-                    lacks: None,
-                },
+                variant("tp_btf", &[SWITCH, COUNT, WAKEUP, NEW]),
+                variant("tp_btf_by_stack", &[SWITCH, STACK, WAKEUP, NEW]),
+                variant("tp_btf_without_state", &[SWITCH_OLD, COUNT, WAKEUP, NEW]),
+                variant("tp_btf_without_state_by_stack", &[SWITCH_OLD, STACK, WAKEUP, NEW]),
             ]
         }
     }
@@ -83,8 +89,8 @@ impl Probe for OffCpu {
 }
 
 /// `MT_WAKER_CONTEXT` and `MT_OFF_HAS_STACK`.
-const CONTEXT: u32 = 7;
-const HAS_STACK: u32 = 8;
+const CONTEXT: u32 = 3;
+const HAS_STACK: u32 = 4;
 
 /// Decodes `struct mt_off_cpu`; the second value is the stack's hash, if one was to be taken.
 fn decode(bytes: &[u8]) -> Result<(Row, Option<u64>), Undecodable> {
@@ -101,12 +107,11 @@ fn decode(bytes: &[u8]) -> Result<(Row, Option<u64>), Undecodable> {
     let waker_context = match h.aux & CONTEXT {
         0 => None,
         1 => Some(WakerContext::Thread),
-        2 => Some(WakerContext::Softirq),
-        3 => Some(WakerContext::Hardirq),
+        2 => Some(WakerContext::Interrupt),
         _ => return Err(Undecodable),
     };
-    // Whom an interrupt interrupted woke nobody; the idle thread is nobody.
-    let waker = (waker_context != Some(WakerContext::Hardirq) && waker as u32 != 0).then_some(waker);
+    // The idle thread is nobody.
+    let waker = (waker as u32 != 0).then_some(waker);
     let row = Row {
         ts: h.ts,
         dur,
@@ -138,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_sleep_is_split_where_the_thread_was_woken() {
-        let (row, stack) = decode(&record(1, 1 | 8, [500, 1400, 7 << 32 | 8, 0xabc, 202])).unwrap();
+        let (row, stack) = decode(&record(1, 1 | 4, [500, 1400, 7 << 32 | 8, 0xabc, 202])).unwrap();
         assert_eq!((row.ts, row.dur, row.runqueue_ns), (1000, 500, Some(100)));
         assert_eq!((row.waker_pid, row.waker_tid), (Some(7), Some(8)));
         assert_eq!((row.waker_context, row.syscall_nr), (Some(WakerContext::Thread), Some(202)));
@@ -148,7 +153,7 @@ mod tests {
     #[test]
     fn what_nobody_saw_is_null_and_a_preempted_thread_only_waits_for_a_cpu() {
         let none = u64::MAX;
-        let (row, stack) = decode(&record(2, 8, [500, 0, 0, 0, none])).unwrap();
+        let (row, stack) = decode(&record(2, 4, [500, 0, 0, 0, none])).unwrap();
         assert_eq!((row.runqueue_ns, row.waker_tid, row.waker_context, row.syscall_nr), (None, None, None, None));
         assert_eq!(stack, Some(0), "a stack that could not be read is told from one that was not taken");
         let (row, stack) = decode(&record(0, 0, [500, 0, 0, 0, none])).unwrap();
@@ -156,12 +161,10 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_has_no_thread_and_the_idle_one_is_none() {
-        let of = |aux, waker| decode(&record(1, aux, [500, 1400, waker, 0, 0])).unwrap().0;
-        let row = of(3, 7 << 32 | 8);
-        assert_eq!((row.waker_context, row.waker_tid), (Some(WakerContext::Hardirq), None));
-        assert_eq!(of(2, 7 << 32 | 8).waker_tid, Some(8), "over loopback the sender's own thread serves the softirq");
-        assert_eq!(of(2, 0).waker_tid, None);
+    fn an_idle_cpu_has_no_thread() {
+        let of = |waker| decode(&record(1, 2, [500, 1400, waker, 0, 0])).unwrap().0;
+        assert_eq!((of(0).waker_context, of(0).waker_tid), (Some(WakerContext::Interrupt), None));
+        assert_eq!(of(7 << 32 | 8).waker_tid, Some(8));
     }
 
     #[test]
@@ -169,7 +172,7 @@ mod tests {
         let whole = record(1, 1, [500, 1400, 1, 2, 3]);
         assert!((0..whole.len()).all(|n| decode(&whole[..n]).is_err()));
         assert!(decode(&record(4, 1, [500, 1400, 1, 2, 3])).is_err());
-        assert!(decode(&record(1, 4, [500, 1400, 1, 2, 3])).is_err());
+        assert!(decode(&record(1, 3, [500, 1400, 1, 2, 3])).is_err());
     }
 
     #[test]

@@ -136,8 +136,8 @@ extern const struct pcpu_hot___old pcpu_hot __ksym __weak;
 #define SOFTIRQ_OFFSET (1 << 8) /* set while one is served; more of these bits mean only that none may be */
 #define HARDIRQ_AND_NMI (0xff << 16)
 
-/* include/linux/preempt.h; x86 keeps the count per CPU. With PREEMPT_RT softirqs are served by threads. */
-static __always_inline u32 waker_context(void)
+/* include/linux/preempt.h: x86 keeps the count per CPU. */
+static __always_inline u32 context_by_count(void)
 {
 	int count;
 
@@ -147,9 +147,28 @@ static __always_inline u32 waker_context(void)
 		count = ((struct pcpu_hot___old *)bpf_this_cpu_ptr(&pcpu_hot))->preempt_count;
 	else
 		return 0;
-	if (count & HARDIRQ_AND_NMI)
-		return MT_WAKER_HARDIRQ;
-	return count & SOFTIRQ_OFFSET ? MT_WAKER_SOFTIRQ : MT_WAKER_THREAD;
+	return count & (HARDIRQ_AND_NMI | SOFTIRQ_OFFSET) ? MT_WAKER_INTERRUPT : MT_WAKER_THREAD;
+}
+
+#define THREAD_SIZE 16384 /* without KASAN */
+
+/* Where the kernel does not say where the count is (without CONFIG_KALLSYMS_ALL). An interrupt that came from kernel mode,
+ * and every soft one, has a stack of its own; one that came from user mode uses the thread's, which is not in a system
+ * call then (arch/x86/include/asm/irq_stack.h). A thread in a page fault looks the same as the latter.
+ * `on_stack` is the arguments of a tp_btf program: the kernel has put them on the stack that it runs on. The detour
+ * through memory makes a number of it. */
+static __always_inline u32 context_by_stack(void *on_stack)
+{
+	struct task_struct *current = bpf_get_current_task_btf();
+	void *volatile slot = on_stack;
+	struct pt_regs *user;
+	u64 addr = 0;
+
+	bpf_probe_read_kernel(&addr, sizeof(addr), (void *)&slot);
+	if (addr - (u64)current->stack >= THREAD_SIZE)
+		return MT_WAKER_INTERRUPT;
+	user = (void *)bpf_task_pt_regs(current);
+	return current->mm && (long)user->orig_ax < 0 ? MT_WAKER_INTERRUPT : MT_WAKER_THREAD;
 }
 
 /* The programs below run in any context, also amid another program of ours: they use no scratch space. The entry that
@@ -166,17 +185,31 @@ static __always_inline struct left *asleep(struct task_struct *task)
 	return l && l->state != RUNNABLE && !l->runnable ? l : 0;
 }
 
+static __always_inline void wakes(struct left *l, u32 context)
+{
+	l->runnable = bpf_ktime_get_ns();
+	l->waker = bpf_get_current_pid_tgid();
+	l->aux |= context;
+}
+
 /* On the CPU of whoever wakes it. */
 SEC("tp_btf/sched_waking")
 int BPF_PROG(waking, struct task_struct *task)
 {
 	struct left *l = asleep(task);
 
-	if (!l)
-		return 0;
-	l->runnable = bpf_ktime_get_ns();
-	l->waker = bpf_get_current_pid_tgid();
-	l->aux |= waker_context();
+	if (l)
+		wakes(l, context_by_count());
+	return 0;
+}
+
+SEC("tp_btf/sched_waking")
+int BPF_PROG(waking_by_stack, struct task_struct *task)
+{
+	struct left *l = asleep(task);
+
+	if (l)
+		wakes(l, context_by_stack(ctx));
 	return 0;
 }
 
