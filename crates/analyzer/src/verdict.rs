@@ -1,7 +1,7 @@
 //! From findings to the one sentence at the top. "Not memory" and "unexplained" are answers like any other.
 
 use crate::context::Joined;
-use crate::joins::ALL_SLEPT;
+use crate::joins::is_asleep;
 use crate::model::{Confidence, Finding, Ledger, LedgerCategory, LedgerRow, TouchKind, Verdict, VerdictKind};
 use crate::requests::{FIRST_REQUEST, WHOLE_CAPTURE};
 use crate::{rules, units};
@@ -106,7 +106,7 @@ fn idle(joined: &Joined, ledger: &Ledger) -> Option<Verdict> {
     }
     let slept = |r: &&LedgerRow| {
         r.category == LedgerCategory::WaitingForClient
-            || r.category == LedgerCategory::Unexplained && r.top.as_deref() == Some(ALL_SLEPT)
+            || r.category == LedgerCategory::Unexplained && r.top.as_deref().is_some_and(is_asleep)
     };
     let slept_ns: i64 = ledger.rows.iter().filter(slept).map(|r| r.wall_ns).sum();
     let total = ledger.total_ns();

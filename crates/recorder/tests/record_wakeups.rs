@@ -89,7 +89,7 @@ fn the_wait_for_a_cpu_is_what_the_kernel_counted() {
         let mine = || rows.iter().filter(|o| o.tid == tid);
         let waited: i64 = mine().filter_map(|o| o.runqueue_ns).sum();
         let after_sleeps: i64 = mine().filter(|o| o.state == OffCpuState::Sleeping).filter_map(|o| o.runqueue_ns).sum();
-        // The program looks at its count after the first wait and before the last.
+        // The program looks at its count before its last wait.
         let apart = (waited - counted).abs() as f64 / counted as f64;
         assert!(counted > 100_000_000 && apart < 0.02, "thread {tid}: {waited} ns here, {counted} ns there");
         assert!(after_sleeps > counted / 10, "a thread that wakes on a busy CPU waits: {after_sleeps} of {counted}");

@@ -4,7 +4,7 @@ use mtrace_formats::capture::{Capture, CaptureWriter, Manifest};
 use mtrace_formats::tables::{
     Fault, FaultKind, FileRow, GcEvent, GcEventKind, IoCall, IoCallKind, Loss, LossReason, MapRow, MemoryCall,
     MemoryCallKind, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, Sample, SampleSource, SnapshotReason,
-    SocketFamily, SocketRole, SocketRow,
+    SocketFamily, SocketRole, SocketRow, WakerContext,
 };
 use proptest::prelude::*;
 

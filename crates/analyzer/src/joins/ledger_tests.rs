@@ -83,7 +83,9 @@ impl World {
         self.io.sort_by_key(|c| c.ts);
         self.off_cpu.sort_by_key(|o| o.ts);
         let number = |i: usize| i as u32;
+        let symbols = SymbolTable::default();
         let rows = Rows {
+            symbols: &symbols,
             faults: self.faults.iter().enumerate().map(|(i, f)| (number(i), f)).collect(),
             calls: Vec::new(),
             io: self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect(),
@@ -93,7 +95,6 @@ impl World {
         };
         let network: Vec<(u32, &IoCall)> = self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect();
         let waits = Waits::new(&network, &[]);
-        let symbols = SymbolTable::default();
         let sources = Sources {
             faults: &self.faults,
             calls: &[],

@@ -10,16 +10,18 @@
 
 /* sleepers.rs writes it, too. */
 struct left {
-	u64 ts;
+	u64 ts; /* 0: it is on a CPU */
 	u64 state; /* class_of */
 	u64 runnable;
 	u64 waker;
 	u64 stack;
 	s32 syscall;
-	u32 aux; /* enum mt_off_cpu_aux */
+	u16 has_stack; /* or one was tried to be taken */
+	u16 context;   /* of the waker, enum mt_off_cpu_aux */
 };
 
-/* Not task storage: sched_switch runs with the run queue locked, where only preallocated memory is safe. */
+/* Not task storage: sched_switch runs with the run queue locked, where only preallocated memory is safe. A thread keeps
+ * its element until it dies: to look one up costs half of what it costs to make and to delete one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 32768);
@@ -46,31 +48,50 @@ static __always_inline void note_place(struct left *l, struct task_struct *task,
 
 	/* Exceptions and interrupts leave -1 here. */
 	l->syscall = user->orig_ax;
-	l->aux = MT_OFF_HAS_STACK;
+	l->has_stack = MT_OFF_HAS_STACK;
 	l->stack = take_stack((u64)(u32)task->tgid << 32 | (u32)task->pid, image, user->ip, user->sp, user->bp);
 }
 
-static __always_inline void leaves(struct task_struct *task, bool preempt, u64 state, u64 now)
+static __always_inline void leaves(struct task_struct *task, bool preempt, u64 state, u64 *now)
 {
 	u32 tid = task->pid;
-	struct left l = { .ts = now, .state = preempt ? RUNNABLE : class_of(state), .syscall = -1 };
 	struct mt_target *t;
+	struct left *l;
 
 	if (!tid)
 		return;
-	t = target_of(task->tgid);
-	if (!t)
-		return;
 	if (state & TASK_DEAD) {
+		/* Whose it was may be forgotten by now. */
 		bpf_map_delete_elem(&off, &tid);
 		return;
 	}
-	if (l.state != RUNNABLE && task->mm)
-		note_place(&l, task, t->image);
-	if (bpf_map_update_elem(&off, &tid, &l, BPF_ANY)) {
-		count(MT_SEEN);
-		count(MT_NO_STATE);
+	t = target_of(task->tgid);
+	if (!t)
+		return;
+	*now = bpf_ktime_get_ns();
+	l = bpf_map_lookup_elem(&off, &tid);
+	if (!l) {
+		struct left fresh = {};
+
+		bpf_map_update_elem(&off, &tid, &fresh, BPF_ANY);
+		l = bpf_map_lookup_elem(&off, &tid);
+		if (!l) {
+			count(MT_SEEN);
+			count(MT_NO_STATE);
+			return;
+		}
 	}
+	l->state = preempt ? RUNNABLE : class_of(state);
+	l->runnable = 0;
+	l->waker = 0;
+	l->context = 0;
+	l->stack = 0;
+	l->syscall = -1;
+	l->has_stack = 0;
+	/* From here on somebody may wake it, on another CPU, and note that. */
+	*(volatile u64 *)&l->ts = *now;
+	if (l->state != RUNNABLE && task->mm)
+		note_place(l, task, t->image);
 }
 
 static __always_inline void comes_back(struct task_struct *task, u64 now)
@@ -78,32 +99,35 @@ static __always_inline void comes_back(struct task_struct *task, u64 now)
 	struct mt_config *c = settings();
 	u32 tid = task->pid, pid = task->tgid;
 	struct mt_off_cpu *r;
-	struct left *found, l;
+	struct left *l;
+	u64 ts;
 
 	if (!tid || !c || !target_of(pid))
 		return;
-	found = bpf_map_lookup_elem(&off, &tid);
-	if (!found)
+	l = bpf_map_lookup_elem(&off, &tid);
+	if (!l || !l->ts)
 		return;
-	l = *found;
-	bpf_map_delete_elem(&off, &tid);
-	if (now - l.ts < c->off_cpu_min_ns) {
+	if (!now)
+		now = bpf_ktime_get_ns();
+	ts = l->ts;
+	l->ts = 0;
+	if (now - ts < c->off_cpu_min_ns) {
 		count(MT_OWN_0);
-		count_by(MT_OWN_1, now - l.ts);
+		count_by(MT_OWN_1, now - ts);
 		return;
 	}
 	count(MT_SEEN);
 	r = RESERVE(struct mt_off_cpu);
 	if (!r)
 		return;
-	if (l.aux & MT_OFF_HAS_STACK)
-		count_stack(l.stack);
-	fill_header(&r->h, MT_OFF_CPU, l.state, (u64)pid << 32 | tid, l.aux, l.ts);
-	r->dur = now - l.ts;
-	r->runnable = l.runnable;
-	r->waker = l.waker;
-	r->stack = l.stack;
-	r->syscall = l.syscall;
+	if (l->has_stack)
+		count_stack(l->stack);
+	fill_header(&r->h, MT_OFF_CPU, l->state, (u64)pid << 32 | tid, l->has_stack | l->context, ts);
+	r->dur = now - ts;
+	r->runnable = l->runnable;
+	r->waker = l->waker;
+	r->stack = l->stack;
+	r->syscall = l->syscall;
 	/* Never a wake-up from here: the run queue is locked. */
 	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
@@ -113,9 +137,9 @@ SEC("tp_btf/sched_switch")
 int BPF_PROG(switch_with_state, bool preempt, struct task_struct *prev, struct task_struct *next,
 	     unsigned int prev_state)
 {
-	u64 now = bpf_ktime_get_ns();
+	u64 now = 0;
 
-	leaves(prev, preempt, prev_state, now);
+	leaves(prev, preempt, prev_state, &now);
 	comes_back(next, now);
 	return 0;
 }
@@ -123,9 +147,9 @@ int BPF_PROG(switch_with_state, bool preempt, struct task_struct *prev, struct t
 SEC("tp_btf/sched_switch")
 int BPF_PROG(switch_without_state, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-	u64 now = bpf_ktime_get_ns();
+	u64 now = 0;
 
-	leaves(prev, preempt, prev->__state, now);
+	leaves(prev, preempt, prev->__state, &now);
 	comes_back(next, now);
 	return 0;
 }
@@ -171,8 +195,8 @@ static __always_inline u32 context_by_stack(void *on_stack)
 	return current->mm && (long)user->orig_ax < 0 ? MT_WAKER_INTERRUPT : MT_WAKER_THREAD;
 }
 
-/* The programs below run in any context, also amid another program of ours: they use no scratch space. The entry that
- * they write to stays: a thread that nobody has woken does not come back. */
+/* The programs below run in any context, also amid another program of ours: they use no scratch space. Nobody else
+ * writes to the element meanwhile: a thread that was not woken does not come back. */
 
 static __always_inline struct left *asleep(struct task_struct *task)
 {
@@ -182,14 +206,14 @@ static __always_inline struct left *asleep(struct task_struct *task)
 	if (!target_of(task->tgid))
 		return 0;
 	l = bpf_map_lookup_elem(&off, &tid);
-	return l && l->state != RUNNABLE && !l->runnable ? l : 0;
+	return l && l->ts && l->state != RUNNABLE && !l->runnable ? l : 0;
 }
 
 static __always_inline void wakes(struct left *l, u32 context)
 {
 	l->runnable = bpf_ktime_get_ns();
 	l->waker = bpf_get_current_pid_tgid();
-	l->aux |= context;
+	l->context = context;
 }
 
 /* On the CPU of whoever wakes it. */
@@ -237,7 +261,7 @@ int BPF_PROG(wakeup_new, struct task_struct *task)
 		.runnable = now,
 		.waker = bpf_get_current_pid_tgid(),
 		.syscall = -1,
-		.aux = MT_WAKER_THREAD,
+		.context = MT_WAKER_THREAD,
 	};
 
 	/* Without room its first wait is not seen; its number is not counted either: no interval has begun. */

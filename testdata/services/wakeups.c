@@ -3,8 +3,10 @@
  *
  *     wakeups handover N   one thread wakes another N times; between them it sleeps 5 ms
  *     wakeups crowd N      N threads share CPU 0: each computes 4 ms and sleeps 1 ms, fifty times
+ *     wakeups pingpong N   two threads on CPU 0 wake each other N times: N context switches and nothing else
  *
- * Prints one line of JSON per thread. run_delay_ns is the kernel's own count of its wait for a CPU.
+ * Prints one line of JSON per thread, for pingpong the nanoseconds of a switch. run_delay_ns is the kernel's own count of its wait for a CPU,
+ * from its creation on.
  */
 #define _GNU_SOURCE
 #include <linux/futex.h>
@@ -74,14 +76,61 @@ static void compute(long ms)
 
 static void *member(void *unused)
 {
-	long before = run_delay();
-
 	for (int i = 0; i < 50; i++) {
 		compute(4);
 		usleep(1000);
 	}
-	printf("{\"member\": %d, \"run_delay_ns\": %ld}\n", gettid(), run_delay() - before);
+	printf("{\"member\": %d, \"run_delay_ns\": %ld}\n", gettid(), run_delay());
 	return unused;
+}
+
+static int turn;
+static const int sides[] = { 0, 1 };
+
+static void *player(void *side)
+{
+	const int me = *(const int *)side;
+
+	for (long i = 0; i < rounds; i++) {
+		while (__atomic_load_n(&turn, __ATOMIC_SEQ_CST) != me)
+			syscall(SYS_futex, &turn, FUTEX_WAIT, !me, NULL, NULL, 0);
+		__atomic_store_n(&turn, !me, __ATOMIC_SEQ_CST);
+		syscall(SYS_futex, &turn, FUTEX_WAKE, 1, NULL, NULL, 0);
+	}
+	return NULL;
+}
+
+static long monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+static void on_one_cpu(void)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(0, &one);
+	if (sched_setaffinity(0, sizeof(one), &one))
+		exit(1);
+}
+
+static int pingpong(long switches)
+{
+	pthread_t other;
+	long from;
+
+	on_one_cpu();
+	rounds = switches / 2;
+	from = monotonic_ns();
+	pthread_create(&other, NULL, player, (void *)&sides[1]);
+	player((void *)&sides[0]);
+	pthread_join(other, NULL);
+	printf("{\"switches\": %ld, \"ns\": %.1f}\n", rounds * 2, (double)(monotonic_ns() - from) / (rounds * 2));
+	return 0;
 }
 
 int main(int argc, char **argv)
@@ -90,6 +139,8 @@ int main(int argc, char **argv)
 	long n = argc > 2 ? atol(argv[2]) : 0;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (argc == 3 && n >= 2 && !strcmp(argv[1], "pingpong"))
+		return pingpong(n);
 	if (argc < 3 || n < 1 || n > 1000)
 		return 2;
 	if (!strcmp(argv[1], "handover")) {
@@ -98,12 +149,9 @@ int main(int argc, char **argv)
 		pthread_create(&threads[1], NULL, waker, NULL);
 		n = 2;
 	} else {
-		cpu_set_t one;
-
-		CPU_ZERO(&one);
-		CPU_SET(0, &one);
-		if (n > 64 || sched_setaffinity(0, sizeof(one), &one))
-			return 1;
+		if (n > 64)
+			return 2;
+		on_one_cpu();
 		for (long i = 0; i < n; i++)
 			pthread_create(&threads[i], NULL, member, NULL);
 	}
