@@ -9,18 +9,21 @@
  *     touch         its worker touches AMOUNT MiB of fresh memory
  *     lock-touch    the janitor has the table's lock for that long: it touches AMOUNT MiB under it
  *     lock-compute  likewise, but it only computes for AMOUNT ms
- *     beside        its worker computes for AMOUNT ms; meanwhile the janitor, without the lock, touches 100 MiB
+ *     decoy-touch   as lock-compute, and a third thread touches memory all the while; the janitor stays busy afterwards
+ *     decoy-compute as lock-touch, and a third thread computes all the while; the janitor stays busy afterwards
+ *     beside        its worker computes for AMOUNT ms; meanwhile the janitor, without the lock, touches AMOUNT / 2 MiB
  *     compute       its worker computes for AMOUNT ms
  *     sleep         its worker sleeps AMOUNT ms
  *
  * Nobody tells the janitor: it looks every millisecond whether the request before SLOW has been answered. The client waits
- * 20 ms between requests.
+ * 10 ms between requests.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,6 +75,11 @@ static int is(const char *name)
 	return !strcmp(which, name);
 }
 
+static int is_lock(void)
+{
+	return is("lock-touch") || is("lock-compute") || is("decoy-touch") || is("decoy-compute");
+}
+
 static __attribute__((noinline)) void touch_fresh(long mib)
 {
 	size_t bytes = (size_t)mib << 20;
@@ -107,7 +115,7 @@ static __attribute__((noinline)) void grow_table(void)
 
 static __attribute__((noinline)) void sweep_cache(void)
 {
-	touch_fresh(100);
+	touch_fresh(20);
 }
 
 static __attribute__((noinline)) void look_up(int item)
@@ -154,16 +162,37 @@ static void *janitor(void *unused)
 	while (__atomic_load_n(&answered, __ATOMIC_SEQ_CST) != slow - 1)
 		usleep(1000);
 	if (is("beside")) {
-		usleep(18000);
-		sweep_cache();
-	} else if (is("lock-touch") || is("lock-compute")) {
+		usleep(9000);
+		for (long i = 0; i < amount / 40; i++)
+			sweep_cache();
+	} else if (is_lock()) {
+		usleep(3000);
 		pthread_mutex_lock(&table_lock);
-		if (is("lock-touch"))
+		if (is("lock-touch") || is("decoy-compute"))
 			grow_table();
 		else
 			compute(amount);
 		pthread_mutex_unlock(&table_lock);
+		if (is("decoy-touch") || is("decoy-compute"))
+			compute(30);
 	}
+	return unused;
+}
+
+/* Begins before the janitor and ends after it, and has nothing to do with anybody. */
+static void *decoy(void *unused)
+{
+	/* Takes no CPU from those that are recorded at a higher priority. */
+	struct sched_param none = { 0 };
+
+	pthread_setschedparam(pthread_self(), SCHED_OTHER, &none);
+	while (__atomic_load_n(&answered, __ATOMIC_SEQ_CST) != slow - 1)
+		usleep(1000);
+	while (__atomic_load_n(&answered, __ATOMIC_SEQ_CST) < slow)
+		if (is("decoy-touch"))
+			sweep_cache();
+		else
+			compute(10);
 	return unused;
 }
 
@@ -181,6 +210,8 @@ static int serve(void)
 	for (int i = 0; i < WORKERS; i++)
 		pthread_create(&thread, NULL, worker, NULL);
 	pthread_create(&thread, NULL, writer, NULL);
+	if (is("decoy-touch") || is("decoy-compute"))
+		pthread_create(&thread, NULL, decoy, NULL);
 	pthread_create(&thread, NULL, janitor, NULL);
 	printf("listening on 127.0.0.1:%d\n", ntohs(addr.sin_port));
 	fflush(stdout);
@@ -214,7 +245,7 @@ static int client(const char *file, long count)
 	for (long i = 0; i < count; i++) {
 		if (write(s, request, sizeof(request) - 1) < 0 || read(s, answer, sizeof(answer)) <= 0)
 			return 1;
-		usleep(20000);
+		usleep(10000);
 	}
 	return 0;
 }

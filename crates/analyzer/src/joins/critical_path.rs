@@ -178,7 +178,8 @@ impl Walk<'_> {
                 let is_known =
                     by != tid && is_active(self.threads, by, gap.end) && (brings || sleep.kind != WaitKind::Idle);
                 let is_pause = carried && (!brings || gap.in_pause || sleep.kind == WaitKind::Lock || gap.is_short());
-                is_known.then_some(Step { tid: by, until: gap.end, is_pause, measured: true })
+                let measured = sleep.kind != WaitKind::Idle;
+                is_known.then_some(Step { tid: by, until: gap.end, is_pause, measured })
             }
             // Where the window begins with no thread in particular, others may have worked meanwhile.
             Waker::Process(_) | Waker::Interrupt => (carried && self.start_tid.is_some()).then_some(Step {

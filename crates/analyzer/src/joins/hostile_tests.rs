@@ -100,7 +100,7 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             errno,
             first_byte: Some(n % 0x18),
         }),
-        5 => w.push(fuzzed_wait(OffCpu::bare(ts, dur, pid, tid, pick(OffCpuState::ALL, k)), k)),
+        5 => w.push(fuzzed_wait(OffCpu::bare(ts, dur, pid, tid, pick(OffCpuState::ALL, k)), i64::from(k))),
         6 => w.push(MapRow {
             ts,
             ts_end: dur,

@@ -60,6 +60,7 @@ mod tests {
     use super::super::sleeps::{Sleep, WaitKind};
     use super::*;
 
+    #[allow(clippy::field_reassign_with_default)] // one of its fields is private
     fn woken(by: &[(i64, Waker)]) -> Thread {
         let sleep = |(woken, waker): &(i64, Waker)| Sleep {
             start: woken - 1,
@@ -67,7 +68,9 @@ mod tests {
             waker: *waker,
             kind: WaitKind::Other,
         };
-        Thread { sleeps: by.iter().map(sleep).collect(), ..Thread::default() }
+        let mut thread = Thread::default();
+        thread.sleeps = by.iter().map(sleep).collect();
+        thread
     }
 
     #[test]
