@@ -48,10 +48,10 @@ impl Thread {
         n.checked_sub(1).map(|n| self.active[n])
     }
 
-    /// The sleep that ended at `t`, when it was woken.
+    /// The sleep that ended at `t`.
     pub(crate) fn sleep_until(&self, t: i64) -> Option<&Sleep> {
         let n = self.sleeps.partition_point(|s| s.start < t);
-        n.checked_sub(1).map(|n| &self.sleeps[n]).filter(|s| s.woken == t)
+        n.checked_sub(1).map(|n| &self.sleeps[n]).filter(|s| s.until == t)
     }
 
     /// Active time within `[a, b)`.
@@ -168,7 +168,7 @@ fn push(list: &mut Vec<Interval>, start: i64, end: i64, row: u32) {
 
 /// Sorts the times off the CPU: `active` holds the sleeps for now.
 fn lay_off_cpu(threads: &mut Threads, rows: &Rows<'_>) {
-    let mut kinds = Kinds::new(rows.symbols);
+    let mut kinds = Kinds::new(rows.symbols, &rows.off_cpu);
     for o in &rows.off_cpu {
         let Some(t) = threads.get_mut(&o.tid) else { continue };
         let end = o.ts + o.dur;
@@ -176,10 +176,11 @@ fn lay_off_cpu(threads: &mut Threads, rows: &Rows<'_>) {
         match o.state {
             OffCpuState::Runnable => push(&mut t.runnable, o.ts, end, 0),
             OffCpuState::Sleeping => {
-                push(&mut t.active, o.ts, woken, 0);
+                let sleep = Sleep::new(o, woken, kinds.of(o));
+                push(&mut t.active, o.ts, sleep.until, 0);
                 push(&mut t.runnable, woken, end, 0);
-                if t.active.last().is_some_and(|i| i.start >= o.ts && i.end == woken) {
-                    t.sleeps.push(Sleep::new(o, woken, &mut kinds));
+                if t.active.last().is_some_and(|i| i.start >= o.ts && i.end == sleep.until) {
+                    t.sleeps.push(sleep);
                 }
             }
             OffCpuState::Uninterruptible | OffCpuState::Other => {

@@ -6,7 +6,7 @@
 //! the request got it from its waker; one that had it, and waited for a lock, had it before as well, and the holder of the
 //! lock did not. If an interrupt woke it, nobody in the process was to wait for.
 //!
-//! Where nobody saw who woke it, and in Go, where a thread that is woken may run anything, it is inferred: what it slept
+//! Where nobody saw who woke it, and for Go's threads without work, which run anything once they are woken, it is inferred: what it slept
 //! through was done by the thread that was active for most of the sleep and up to its end.
 //!
 //! A sleep that is short beside the run before it is taken for a pause in the same work (a lock, a moment of garbage
@@ -166,20 +166,16 @@ impl Walk<'_> {
 
     /// What the recorded end of the sleep says.
     fn followed(&self, thread: &Thread, tid: u32, gap: &Gap) -> Option<Step> {
-        let sleep = thread.sleep_until(gap.end)?;
+        let sleep = thread.sleep_until(gap.end).filter(|s| s.kind != WaitKind::Idle)?;
         // Whether it went on with what it did before. The holder of a lock had it all the time.
-        let carried =
-            sleep.kind != WaitKind::Idle && (self.is_scheduler || gap.in_pause || self.reach.has(tid, sleep.start));
+        let carried = self.is_scheduler || gap.in_pause || self.reach.has(tid, sleep.start);
         match sleep.waker {
             Waker::Unknown => None,
             Waker::Thread(by) => {
                 let brings = self.reach.has(by, gap.end);
-                // A thread of a scheduler is woken to look for work, not with work, by threads that only watch, too.
-                let is_known =
-                    by != tid && is_active(self.threads, by, gap.end) && (brings || sleep.kind != WaitKind::Idle);
+                let is_known = by != tid && is_active(self.threads, by, gap.end);
                 let is_pause = carried && (!brings || gap.in_pause || sleep.kind == WaitKind::Lock || gap.is_short());
-                let measured = sleep.kind != WaitKind::Idle;
-                is_known.then_some(Step { tid: by, until: gap.end, is_pause, measured })
+                is_known.then_some(Step { tid: by, until: gap.end, is_pause, measured: true })
             }
             // Where the window begins with no thread in particular, others may have worked meanwhile.
             Waker::Process(_) | Waker::Interrupt => (carried && self.start_tid.is_some()).then_some(Step {

@@ -88,6 +88,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         }
         if s.waiting {
             let (category, ended_by) = sources.waits.reason(s);
+            let rest = sums.waits_for_cpu(&rest, thread);
             let ns = rest.iter().map(|(a, b)| b - a).sum();
             let row = match category {
                 LedgerCategory::Unexplained => sums.asleep(s.waker, ns),
@@ -212,6 +213,13 @@ impl Sums<'_> {
         }
     }
 
+    /// Takes out the time in which the thread could have run; the rest is left.
+    fn waits_for_cpu(&mut self, rest: &[(i64, i64)], t: &Thread) -> Vec<(i64, i64)> {
+        let mut left = Vec::with_capacity(rest.len());
+        carve(rest, &t.runnable, &mut left, |_, ns| self.add(LedgerCategory::WaitingForCpu, NONE, ns));
+        left
+    }
+
     /// Puts together what was cut: a fault cut in two by a hand-over is one fault.
     fn combine(&mut self) {
         self.pieces.sort_by_key(|p| (p.category, p.row));
@@ -227,8 +235,8 @@ impl Sums<'_> {
 
     /// Splits what the critical thread did itself.
     fn stretch(&mut self, mut rest: Vec<(i64, i64)>, t: &Thread) {
+        rest = self.waits_for_cpu(&rest, t);
         let lists = [
-            (LedgerCategory::WaitingForCpu, &t.runnable),
             (LedgerCategory::Faults, &t.faults),
             (LedgerCategory::MemoryCalls, &t.calls),
             (LedgerCategory::FileIo, &t.file_io),
@@ -239,7 +247,6 @@ impl Sums<'_> {
             let mut left = Vec::with_capacity(rest.len());
             carve(&rest, list, &mut left, |row, ns| {
                 let row = match category {
-                    LedgerCategory::WaitingForCpu => NONE,
                     LedgerCategory::Unexplained => BLOCKED,
                     _ => row,
                 };

@@ -41,11 +41,11 @@ fn wake_ups(threads: &Threads, start: i64, end: i64) -> Vec<(i64, Option<u32>, u
     for (tid, thread) in threads {
         let born = thread.creator.filter(|(ts, _)| (start..=end).contains(ts));
         out.extend(born.map(|(ts, by)| (ts, Some(by), *tid)));
-        let first = thread.sleeps.partition_point(|s| s.woken < start);
-        for s in thread.sleeps[first..].iter().take_while(|s| s.woken <= end) {
+        let first = thread.sleeps.partition_point(|s| s.until < start);
+        for s in thread.sleeps[first..].iter().take_while(|s| s.until <= end) {
             match s.waker {
-                Waker::Thread(by) => out.push((s.woken, Some(by), *tid)),
-                Waker::Unknown => out.push((s.woken, None, *tid)),
+                Waker::Thread(by) => out.push((s.until, Some(by), *tid)),
+                Waker::Unknown => out.push((s.until, None, *tid)),
                 Waker::Process(_) | Waker::Interrupt => {}
             }
         }
@@ -62,9 +62,9 @@ mod tests {
 
     #[allow(clippy::field_reassign_with_default)] // one of its fields is private
     fn woken(by: &[(i64, Waker)]) -> Thread {
-        let sleep = |(woken, waker): &(i64, Waker)| Sleep {
-            start: woken - 1,
-            woken: *woken,
+        let sleep = |(until, waker): &(i64, Waker)| Sleep {
+            start: until - 1,
+            until: *until,
             waker: *waker,
             kind: WaitKind::Other,
         };
