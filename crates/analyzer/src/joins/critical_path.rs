@@ -101,8 +101,18 @@ fn held_until(threads: &Threads, tid: u32, start: i64, end: i64) -> Option<i64> 
     let turned =
         thread.network.get(thread.network.partition_point(|i| i.start <= start)).map_or(end, |i| i.start.min(end));
     let until = thread.active_before(turned)?.end.min(turned);
-    let most = |part: i64, whole: i64| part * LEAST_PART >= whole * (LEAST_PART - 1);
-    (2 * (until - start) >= end - start && most(thread.active_within(start, until), until - start)).then_some(until)
+    (2 * (until - start) >= end - start && is_mostly_active(thread, start, until)).then_some(until)
+}
+
+/// True if the thread that read the request at `start` worked on until `t` without turning to anybody.
+fn has_in_hand(threads: &Threads, tid: u32, start: i64, t: i64) -> bool {
+    t > start
+        && stays_with(threads, tid, start, t)
+        && threads.get(&tid).is_some_and(|thread| is_mostly_active(thread, start, t))
+}
+
+fn is_mostly_active(thread: &Thread, a: i64, b: i64) -> bool {
+    thread.active_within(a, b) * LEAST_PART >= (b - a) * (LEAST_PART - 1)
 }
 
 impl Walk<'_> {
@@ -136,7 +146,8 @@ impl Walk<'_> {
                 break;
             }
             budget -= threads.len();
-            let gap = Gap { start: gap_start, end: t, run: active, in_pause: !pauses.is_empty() };
+            let in_hand = reader == Some(tid) && has_in_hand(threads, tid, start, gap_start);
+            let gap = Gap { start: gap_start, end: t, run: active, in_pause: !pauses.is_empty(), in_hand };
             let step = current
                 .and_then(|th| self.created(th, t).or_else(|| self.followed(th, tid, &gap)))
                 .unwrap_or_else(|| self.inferred(tid, &gap, reader, start));
@@ -174,7 +185,7 @@ impl Walk<'_> {
             Waker::Thread(by) => {
                 let brings = self.reach.has(by, gap.end);
                 let is_known = by != tid && is_active(self.threads, by, gap.end);
-                let is_pause = carried && (!brings || gap.in_pause || sleep.kind == WaitKind::Lock || gap.is_short());
+                let is_pause = carried && (!brings || gap.in_pause || sleep.kind == WaitKind::Lock || gap.interrupts());
                 is_known.then_some(Step { tid: by, until: gap.end, is_pause, measured: true })
             }
             // Where the window begins with no thread in particular, others may have worked meanwhile.
@@ -192,7 +203,7 @@ impl Walk<'_> {
         let found = predecessor(self.threads, (gap.start, gap.end), tid, reader, start);
         let (next, until) = found.unwrap_or((tid, gap.start));
         let worked = Some(next) == reader && stays_with(self.threads, next, start, gap.start);
-        Step { tid: next, until, is_pause: next != tid && !worked && gap.is_short(), measured: false }
+        Step { tid: next, until, is_pause: next != tid && !worked && gap.interrupts(), measured: false }
     }
 }
 
@@ -204,11 +215,14 @@ struct Gap {
     run: Option<Interval>,
     /// It is within a sleep of another thread that is being looked into.
     in_pause: bool,
+    /// The thread read the request and has done nothing else since.
+    in_hand: bool,
 }
 
 impl Gap {
-    fn is_short(&self) -> bool {
-        self.run.is_some_and(|run| is_pause(run, self.start, self.end))
+    /// True if the thread had the request before the sleep, whoever else had it meanwhile.
+    fn interrupts(&self) -> bool {
+        self.in_hand || self.run.is_some_and(|run| is_pause(run, self.start, self.end))
     }
 }
 
