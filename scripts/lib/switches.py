@@ -15,7 +15,9 @@ ONLY_OFF_CPU = ("memory_calls", "refusals", "io_calls", "faults", "reclaims", "g
 
 class Switches:
     def __init__(self, mtrace, pingpong, work):
-        self.mtrace, self.pingpong, self.work = str(mtrace), [str(pingpong), "pingpong", str(SWITCHES)], work
+        # Above everything else on the host, whose own switches would be counted else.
+        self.pingpong = ["chrt", "-r", "1", str(pingpong), "pingpong", str(SWITCHES)]
+        self.mtrace, self.work = str(mtrace), work
 
     def ns(self, before=()):
         done = subprocess.run([*before, *self.pingpong], check=True, capture_output=True, text=True)
