@@ -104,7 +104,7 @@ pub(crate) fn io(ts: i64, dur: i64, tid: u32, call: IoCallKind, fd: i32, result:
 }
 
 pub(crate) fn off_cpu(ts: i64, dur: i64, tid: u32, state: OffCpuState) -> OffCpu {
-    OffCpu { ts, dur, pid: 10, tid, state }
+    OffCpu::bare(ts, dur, 10, tid, state)
 }
 
 pub(crate) fn gc(ts: i64, event: GcEventKind, reason: Option<u32>) -> GcEvent {

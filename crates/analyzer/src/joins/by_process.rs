@@ -53,6 +53,7 @@ impl<'a> OfProcess<'a> {
             overlays: &self.overlays,
             off_cpu: self.off_cpu.clone(),
             events: self.events.clone(),
+            symbols: &tables.symbols,
         }
     }
 }

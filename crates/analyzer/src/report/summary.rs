@@ -12,6 +12,7 @@ use super::format;
 pub(super) fn kind_label(kind: VerdictKind) -> &'static str {
     match kind {
         VerdictKind::Memory => "Memory is the cause",
+        VerdictKind::MemoryInPart => "Memory is a part of it",
         VerdictKind::NotMemory => "Not memory",
         VerdictKind::Unexplained => "Unexplained",
         VerdictKind::NothingFound => "No single cause found",

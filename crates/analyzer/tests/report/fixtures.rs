@@ -147,6 +147,7 @@ fn ledger(name: &str, start: i64, rows: Vec<LedgerRow>) -> Ledger {
             request: None,
         },
         pid: 4711,
+        path_measured_ns: None,
         critical_threads: vec![(4715, start, start + 40 * MS), (4718, start + 40 * MS, start + total)],
         rows,
     }

@@ -14,7 +14,8 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// Version of the tables and of the manifest that this crate writes.
 ///
 /// 2.0: `fault_runs`. A reader that does not know it would take the single faults for all there are.
-pub const SCHEMA: SchemaVersion = SchemaVersion { major: 2, minor: 0 };
+/// 2.1: `off_cpu`: who woke a thread, its wait for a CPU, where it slept.
+pub const SCHEMA: SchemaVersion = SchemaVersion { major: 2, minor: 1 };
 
 /// `major` changes when an old reader would misread a capture; `minor` when something was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,7 +38,7 @@ pub use lock_waits::{LockMode, LockWait};
 pub use losses::{Loss, LossReason};
 pub use maps::{MapRow, SnapshotReason};
 pub use memory_calls::{MemoryCall, MemoryCallKind};
-pub use off_cpu::{OffCpu, OffCpuState};
+pub use off_cpu::{OffCpu, OffCpuState, WakerContext};
 pub use oom_kills::{OomKill, OomScope};
 pub use process_events::{ProcessEvent, ProcessEventKind};
 pub use reclaims::{Reclaim, ReclaimKind};

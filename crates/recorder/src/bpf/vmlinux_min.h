@@ -187,6 +187,7 @@ struct signal_struct {
 
 struct task_struct {
 	unsigned int __state;
+	void *stack;
 	int exit_code;
 	int pid;
 	int tgid;
@@ -202,6 +203,11 @@ struct task_struct {
 /* Before 5.14 (2f064a59a11f "sched: Change task_struct::state") the field had no underscores. */
 struct task_struct___old_state {
 	long state;
+};
+
+/* 6.2 to 6.14 (64701838bf05, 46e8fff6d45f): the preemption count of an x86 CPU is in here. */
+struct pcpu_hot___old {
+	int preempt_count;
 };
 
 struct linux_binprm {

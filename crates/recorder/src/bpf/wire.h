@@ -290,10 +290,21 @@ struct mt_jvm {
 	char pool[MT_JVM_TEXT];
 };
 
+enum mt_off_cpu_aux {
+	MT_WAKER_THREAD = 1,
+	MT_WAKER_INTERRUPT = 2,
+	MT_WAKER_CONTEXT = 3, /* mask of the above; 0: nobody saw it woken */
+	MT_OFF_HAS_STACK = 4,
+};
+
 /* detail: 0 runnable, 1 sleeping, 2 uninterruptible, 3 other. ts: when it left the CPU. */
 struct mt_off_cpu {
 	struct mt_header h;
 	u64 dur;
+	u64 runnable; /* when it was woken; 0: nobody saw it */
+	u64 waker;    /* process << 32 | thread that ran where it was woken; 0: none */
+	u64 stack;
+	s64 syscall; /* numbered as x86-64 does; -1: in none */
 };
 
 /* detail: system call, numbered as x86-64 does. ts: its exit. Limits in bytes, ~0 for none. */

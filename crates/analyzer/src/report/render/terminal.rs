@@ -48,7 +48,7 @@ struct Lines {
 impl Lines {
     fn headline(&mut self, kind: VerdictKind, text: &str) {
         let code = match kind {
-            VerdictKind::Memory => "\u{1b}[1;31m",
+            VerdictKind::Memory | VerdictKind::MemoryInPart => "\u{1b}[1;31m",
             VerdictKind::NotMemory => "\u{1b}[1;34m",
             VerdictKind::Unexplained => "\u{1b}[1;33m",
             VerdictKind::NothingFound => "\u{1b}[1;32m",

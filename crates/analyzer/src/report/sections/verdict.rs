@@ -75,7 +75,7 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
 /// Every kind is an answer and looks like one; the sign says it without the colour.
 fn look(kind: VerdictKind) -> (&'static str, &'static str) {
     match kind {
-        VerdictKind::Memory => ("memory", "▲"),
+        VerdictKind::Memory | VerdictKind::MemoryInPart => ("memory", "▲"),
         VerdictKind::NotMemory => ("not-memory", "◆"),
         VerdictKind::Unexplained => ("unexplained", "?"),
         VerdictKind::NothingFound => ("nothing", "✓"),
