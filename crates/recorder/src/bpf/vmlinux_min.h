@@ -111,6 +111,50 @@ struct rlimit {
 	unsigned long rlim_max;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
+struct kernfs_node {
+	u64 id;
+};
+
+struct cgroup_root {
+	int hierarchy_id;
+};
+
+struct cgroup;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct css_set {
+	struct list_head cgrp_links;
+};
+
+struct cgrp_cset_link {
+	struct cgroup *cgrp;
+	struct list_head cgrp_link;
+};
+
+struct upid {
+	int nr;
+	void *ns; /* for its size */
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
 struct mm_struct {
 	int map_count;
 	unsigned long total_vm;
@@ -137,6 +181,8 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 	struct mm_struct *mm;
+	struct css_set *cgroups;
+	struct pid *thread_pid;
 };
 
 /* Before 5.14 (2f064a59a11f "sched: Change task_struct::state") the field had no underscores. */

@@ -1,6 +1,6 @@
 //! Numbers for stacks. The kernel names a stack by its hash and sends the frames once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::probes::wire::StackRecord;
@@ -43,6 +43,7 @@ pub(crate) struct Stacks {
     ids: HashMap<u64, u32, BuildHasherDefault<KeyIsHash>>,
     ips: Vec<u64>,
     stacks: Vec<Stack>,
+    images: HashSet<u32>,
     new: Vec<(u32, StackRecord)>,
     new_frames: usize,
 }
@@ -56,8 +57,19 @@ impl Stacks {
         }
         let Ok(id) = u32::try_from(self.ids.len() + 1) else { return };
         self.ids.insert(record.hash, id);
+        self.images.insert(record.image);
         self.new_frames += frames;
         self.new.push((id, record));
+    }
+
+    /// True if a stack belongs to this image.
+    pub(crate) fn use_image(&self, image: u32) -> bool {
+        self.images.contains(&image)
+    }
+
+    /// Frames kept so far.
+    pub(crate) fn frames(&self) -> usize {
+        self.ips.len()
     }
 
     /// The number of the stack with this hash.

@@ -23,6 +23,7 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     let mut out = Lines { text: String::new(), colour };
     out.headline(v.kind, &format!("{} (confidence {})", summary::kind_label(v.kind), format::confidence(v.confidence)));
     out.entry("", &summary::sentence(v), LINES);
+    out.entry("about", &summary::about_in_short(analysis).unwrap_or_default(), 1);
     out.entry("do", v.action.as_deref().unwrap_or_default(), LINES);
     out.entry("where", &place_and_gain(analysis), SHORT);
     out.ledger(analysis);
