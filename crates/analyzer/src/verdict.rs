@@ -77,14 +77,16 @@ fn which_request(ledger: &Ledger) -> Option<String> {
     if let Some(ns) = r.start_realtime_ns {
         out.push_str(&format!(", begun at {}", units::utc_ms(ns)));
     }
-    if let (Some(p50), Some(p99)) = (r.p50_ns, r.p99_ns) {
+    if let Some(p50) = r.p50_ns {
         let ledger_ns = units::duration(ledger.total_ns());
         out.push_str(&format!(
-            "; it took {ledger_ns}, the median of {} is {} (p99 {})",
+            "; it took {ledger_ns}, the median of {} is {}",
             units::counted(r.answered, "answered request", "answered requests"),
             units::duration(p50),
-            units::duration(p99)
         ));
+        if let Some(p99) = r.p99_ns {
+            out.push_str(&format!(" (p99 {})", units::duration(p99)));
+        }
     }
     out.push('.');
     Some(out)

@@ -71,6 +71,7 @@ impl Error {
             }
             K::PermissionDenied => "; run as a user who may do this, or name another path",
             K::ReadOnlyFilesystem => "; name a path on a writable filesystem",
+            K::NotFound if ["open", "read"].iter().any(|a| action.starts_with(a)) => "; check the path",
             K::NotFound => "; check the path: the folder that it is in must exist",
             _ => "",
         };

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mtrace_formats::tables::{
-    IoCall, IoCallKind, MemoryCall, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, Reclaim,
-};
+use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind};
 
+use super::overlays::{ByOverlay, Stall};
 use crate::load::FaultRow;
 
 /// An interval with the row that it comes from.
@@ -24,8 +23,8 @@ pub(crate) struct Thread {
     pub(crate) calls: Vec<Interval>,
     pub(crate) file_io: Vec<Interval>,
     pub(crate) network: Vec<Interval>,
-    /// Reclaim and compaction, within one of the above.
-    pub(crate) reclaims: Vec<Interval>,
+    /// Stalls within one of the above, by overlay.
+    pub(crate) overlays: ByOverlay<Vec<Interval>>,
     /// Off the CPU though it could have run.
     pub(crate) runnable: Vec<Interval>,
     /// Off the CPU in another way than sleeping: disk, kernel locks, stopped.
@@ -66,7 +65,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) faults: Vec<(u32, &'a FaultRow)>,
     pub(crate) calls: Vec<(u32, &'a MemoryCall)>,
     pub(crate) io: Vec<(u32, &'a IoCall)>,
-    pub(crate) reclaims: Vec<(u32, &'a Reclaim)>,
+    pub(crate) overlays: &'a ByOverlay<Vec<Stall>>,
     pub(crate) off_cpu: Vec<&'a OffCpu>,
     pub(crate) events: Vec<&'a ProcessEvent>,
 }
@@ -102,9 +101,12 @@ pub(crate) fn threads(rows: &Rows<'_>) -> Threads {
         let list = if is_network(c) { &mut t.network } else { &mut t.file_io };
         push(list, c.ts, c.ts + c.dur, *row);
     }
-    for (row, r) in &rows.reclaims {
-        see(r.tid, r.ts, r.ts + r.dur);
-        push(&mut threads.entry(r.tid).or_default().reclaims, r.ts, r.ts + r.dur, *row);
+    for (overlay, stalls) in rows.overlays {
+        for s in stalls {
+            let Interval { start, end, row } = s.interval;
+            see(s.tid, start, end);
+            push(threads.entry(s.tid).or_default().overlays.entry(overlay).or_default(), start, end, row);
+        }
     }
     for o in &rows.off_cpu {
         see(o.tid, o.ts, o.ts + o.dur);

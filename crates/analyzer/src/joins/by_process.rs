@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mtrace_formats::tables::{GcEvent, IoCall, OffCpu, ProcessEvent, SocketRow};
 
 use super::activity::Rows;
+use super::overlays::{self, ByOverlay, Stall};
 use crate::load::Tables;
 
 /// Rows of one process; faults and calls are looked up by number.
@@ -17,7 +18,7 @@ pub(super) struct OfProcess<'a> {
     pub(super) io: Vec<u32>,
     pub(super) io_rows: Vec<&'a IoCall>,
     pub(super) sockets: Vec<&'a SocketRow>,
-    pub(super) reclaims: Vec<u32>,
+    pub(super) overlays: ByOverlay<Vec<Stall>>,
     pub(super) off_cpu: Vec<&'a OffCpu>,
     pub(super) events: Vec<&'a ProcessEvent>,
     pub(super) gc: Vec<&'a GcEvent>,
@@ -43,12 +44,12 @@ impl<'a> OfProcess<'a> {
     }
 
     /// With their numbers in the tables.
-    pub(super) fn rows(&self, tables: &'a Tables) -> Rows<'a> {
+    pub(super) fn rows<'b>(&'b self, tables: &'b Tables) -> Rows<'b> {
         Rows {
             faults: self.faults.iter().map(|i| (*i, &tables.faults[*i as usize])).collect(),
             calls: self.calls.iter().map(|i| (*i, &tables.calls[*i as usize])).collect(),
             io: self.io.iter().copied().zip(self.io_rows.iter().copied()).collect(),
-            reclaims: self.reclaims.iter().map(|i| (*i, &tables.reclaims[*i as usize])).collect(),
+            overlays: &self.overlays,
             off_cpu: self.off_cpu.clone(),
             events: self.events.clone(),
         }
@@ -79,8 +80,8 @@ pub(super) fn by_process(t: &Tables) -> Processes<'_> {
     for s in &t.sockets {
         out.entry(s.pid).or_default().sockets.push(s);
     }
-    for (i, r) in t.reclaims.iter().enumerate() {
-        out.entry(r.pid).or_default().reclaims.push(i as u32);
+    for (pid, stalls) in overlays::by_process(t) {
+        out.entry(pid).or_default().overlays = stalls;
     }
     for o in &t.off_cpu {
         out.entry(o.pid).or_default().off_cpu.push(o);

@@ -118,7 +118,7 @@ mod tests {
         let rows = vec![row(LedgerCategory::OnCpu, on_cpu, None), row(LedgerCategory::Faults, 120_000, Some(100))];
         Split {
             single_faults: 100,
-            reclaims: BTreeMap::new(),
+            overlays: BTreeMap::new(),
             ledger: Ledger { window, pid: 1, rows, critical_threads: Vec::new() },
             shares: vec![
                 share(LedgerCategory::Faults, 90_000, 75),

@@ -9,6 +9,7 @@ use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, MemoryCallKind};
 
 use super::activity::{Interval, Thread, Threads, carve};
 use super::critical_path::{Stretch, walk};
+use super::overlays::ByOverlay;
 use super::wait::Waits;
 use crate::context::LedgerShare;
 use crate::load::{FaultRow, NONE};
@@ -38,10 +39,17 @@ pub(crate) struct Split {
     pub(crate) shares: Vec<LedgerShare>,
     /// Faults with a row of their own, where others were added up in runs.
     pub(crate) single_faults: u64,
-    /// Wall time of reclaim on the critical path, by row of the table.
-    pub(crate) reclaims: BTreeMap<u32, i64>,
+    /// Wall time of stalls on the critical path, by overlay and row of its table.
+    pub(crate) overlays: ByOverlay<BTreeMap<u32, i64>>,
     /// Wall time of refaults by the functions of releaser and toucher.
     pub(crate) refaults: BTreeMap<(u32, u32), i64>,
+}
+
+impl Split {
+    /// Wall time that the given rows of an overlay's table took on the critical path.
+    pub(crate) fn overlay_ns(&self, overlay: &str, rows: &[u32]) -> i64 {
+        self.overlays.get(overlay).map_or(0, |by_row| rows.iter().filter_map(|r| by_row.get(r)).sum())
+    }
 }
 
 /// Splits a window.
@@ -59,14 +67,16 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
     let mut sums = Sums { sources, pieces: Vec::new() };
     let nothing = Thread::default();
     let mut rest = Vec::new();
-    let mut reclaims = BTreeMap::new();
+    let mut overlays: ByOverlay<BTreeMap<u32, i64>> = ByOverlay::new();
     for s in stretches.iter().filter(|s| s.start < s.end) {
         rest.clear();
         carve(&[(s.start, s.end)], sources.stw, &mut rest, |row, ns| sums.add(LedgerCategory::GcStw, row, ns));
         let thread = threads.get(&s.tid).unwrap_or(&nothing);
         if !s.waiting {
-            let add = |row, ns| *reclaims.entry(row).or_insert(0) += ns;
-            carve(&[(s.start, s.end)], &thread.reclaims, &mut Vec::new(), add);
+            for (overlay, list) in &thread.overlays {
+                let rows = overlays.entry(overlay).or_default();
+                carve(&[(s.start, s.end)], list, &mut Vec::new(), |row, ns| *rows.entry(row).or_insert(0) += ns);
+            }
         }
         if s.waiting {
             let (category, ended_by) = sources.waits.reason(s);
@@ -84,7 +94,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
     Split {
         shares: sums.shares(placed),
         single_faults: sums.single_faults(),
-        reclaims,
+        overlays,
         refaults: sums.refaults(),
         ledger: Ledger { window, pid: placed.pid, rows: sums.rows(), critical_threads },
     }

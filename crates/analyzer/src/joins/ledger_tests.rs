@@ -87,7 +87,7 @@ impl World {
             faults: self.faults.iter().enumerate().map(|(i, f)| (number(i), f)).collect(),
             calls: Vec::new(),
             io: self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect(),
-            reclaims: Vec::new(),
+            overlays: &BTreeMap::new(),
             off_cpu: self.off_cpu.iter().collect(),
             events: self.events.iter().collect(),
         };

@@ -12,6 +12,7 @@ mod faults;
 mod flame;
 mod gc;
 mod ledger;
+mod overlays;
 mod reclaims;
 mod splits;
 mod timeline;

@@ -38,12 +38,8 @@ pub(crate) fn groups(rows: &[Reclaim], splits: &[Split], symbols: &SymbolTable) 
         .into_values()
         .map(|(mut g, members)| {
             let of_process = splits.iter().filter(|s| s.ledger.pid == g.pid);
-            g.in_windows = of_process
-                .map(|s| {
-                    let wall = members.iter().filter_map(|i| s.reclaims.get(i)).sum();
-                    (s.ledger.window.name.clone(), wall)
-                })
-                .collect();
+            g.in_windows =
+                of_process.map(|s| (s.ledger.window.name.clone(), s.overlay_ns("reclaims", &members))).collect();
             g
         })
         .collect();

@@ -60,7 +60,7 @@ pub struct WindowRequest {
     pub answered: u64,
     /// Median duration.
     pub p50_ns: Option<i64>,
-    /// 99 % were not longer.
+    /// 99 % were not longer; null if there are fewer than a hundred.
     pub p99_ns: Option<i64>,
     /// The longest.
     pub max_ns: Option<i64>,

@@ -15,9 +15,9 @@ pub struct RequestTable {
     pub connections: u64,
     /// Median duration, from the first byte of the request to the last byte of the response.
     pub p50_ns: Option<i64>,
-    /// 90 % were not longer.
+    /// 90 % were not longer; null if there are fewer than ten.
     pub p90_ns: Option<i64>,
-    /// 99 % were not longer.
+    /// 99 % were not longer; null if there are fewer than a hundred.
     pub p99_ns: Option<i64>,
     /// The longest.
     pub max_ns: Option<i64>,

@@ -42,21 +42,14 @@ fn check(joined: &Joined) -> Outcome {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, "page faults were not recorded"));
     }
     let window = ledger.window.name.as_str();
-    let found: Vec<Finding> = joined
-        .facts
-        .faults
-        .groups
-        .iter()
-        .filter(|g| g.pid == ledger.pid && g.kind == TouchKind::AnonFirstTouch)
-        .filter_map(|g| finding(joined, ledger, g))
-        .collect();
+    let found: Vec<Finding> = by_toucher(joined, ledger).iter().filter_map(|g| finding(joined, ledger, g)).collect();
     if found.is_empty() {
         let (n, ns) = joined
             .facts
             .faults
             .groups
             .iter()
-            .filter(|g| g.pid == ledger.pid && g.kind == TouchKind::AnonFirstTouch)
+            .filter(|g| is_first_touch(g, ledger))
             .map(|g| in_window(g, window))
             .fold((0, 0), |(n, ns), (gn, gns)| (n + gn, ns + gns));
         // Threads beside the critical path made them: whether the request waited for one of these is not known.
@@ -66,7 +59,7 @@ fn check(joined: &Joined) -> Outcome {
                 .faults
                 .groups
                 .iter()
-                .filter(|g| g.pid == ledger.pid && g.kind == TouchKind::AnonFirstTouch)
+                .filter(|g| is_first_touch(g, ledger))
                 .max_by_key(|g| in_window(g, window).1);
             let why = format!(
                 "{} first-touch faults took {} during the {window}, most of them in {}, beside the threads that it is known to have waited for",
@@ -87,6 +80,51 @@ fn check(joined: &Joined) -> Outcome {
     Outcome::Found(found)
 }
 
+/// First touches of one code, whoever mapped: a heap that grew in many places is one cause. The mapper, its stack and the
+/// mapping are those with most time in the window.
+struct Touched {
+    group: FaultGroup,
+    /// Places that mapped what it touched.
+    mappers: usize,
+}
+
+fn by_toucher(joined: &Joined, ledger: &Ledger) -> Vec<Touched> {
+    let window = ledger.window.name.as_str();
+    let mut groups: Vec<&FaultGroup> =
+        joined.facts.faults.groups.iter().filter(|g| is_first_touch(g, ledger)).collect();
+    groups.sort_by_key(|g| std::cmp::Reverse(in_window(g, window).1));
+    let mut out: Vec<Touched> = Vec::new();
+    for g in groups {
+        match out.iter_mut().find(|t| t.group.toucher == g.toucher) {
+            Some(t) => t.add(g),
+            None => out.push(Touched { group: g.clone(), mappers: 1 }),
+        }
+    }
+    out
+}
+
+fn is_first_touch(group: &FaultGroup, ledger: &Ledger) -> bool {
+    group.pid == ledger.pid && group.kind == TouchKind::AnonFirstTouch
+}
+
+impl Touched {
+    fn add(&mut self, other: &FaultGroup) {
+        self.mappers += 1;
+        let g = &mut self.group;
+        g.faults += other.faults;
+        g.pages += other.pages;
+        g.sum_ns = g.sum_ns.saturating_add(other.sum_ns);
+        g.first_ns = g.first_ns.min(other.first_ns);
+        g.last_ns = g.last_ns.max(other.last_ns);
+        for (name, n, ns) in &other.in_windows {
+            match g.in_windows.iter_mut().find(|(of, ..)| of == name) {
+                Some(w) => (w.1, w.2) = (w.1 + n, w.2.saturating_add(*ns)),
+                None => g.in_windows.push((name.clone(), *n, *ns)),
+            }
+        }
+    }
+}
+
 fn in_window(group: &FaultGroup, window: &str) -> (u64, i64) {
     group.in_windows.iter().find(|(name, ..)| name == window).map_or((0, 0), |(_, n, ns)| (*n, *ns))
 }
@@ -95,12 +133,13 @@ fn in_window(group: &FaultGroup, window: &str) -> (u64, i64) {
 fn on_critical_path(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> i64 {
     joined
         .shares_of(ledger, LedgerCategory::Faults)
-        .filter(|s| s.kind == Some(group.kind) && s.who == group.toucher && s.mapper == group.mapper)
+        .filter(|s| s.kind == Some(group.kind) && s.who == group.toucher)
         .map(|s| s.wall_ns)
         .sum()
 }
 
-fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Finding> {
+fn finding(joined: &Joined, ledger: &Ledger, touched: &Touched) -> Option<Finding> {
+    let group = &touched.group;
     let (faults, group_ns) = in_window(group, &ledger.window.name);
     let wall_ns = on_critical_path(joined, ledger, group);
     let cost = common::cost(ledger, wall_ns);
@@ -134,7 +173,7 @@ fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Findi
         units::duration(wall_ns),
         units::duration(cost.window_ns),
         units::count(faults),
-        mapped_by(group),
+        mapped_by(touched),
     );
     Some(Finding {
         code: CODE.to_owned(),
@@ -153,10 +192,15 @@ fn finding(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> Option<Findi
     })
 }
 
-fn mapped_by(group: &FaultGroup) -> String {
-    match &group.mapper {
-        Some(_) => place(group.mapper.as_ref()),
+fn mapped_by(touched: &Touched) -> String {
+    let most = match &touched.group.mapper {
+        Some(mapper) => place(Some(mapper)),
         None => "code that is not known (before the recording, by exec, or without a stack)".to_owned(),
+    };
+    match touched.mappers {
+        1 => most,
+        2 => format!("{most}, and another place,"),
+        n => format!("{most}, and {} other places,", n - 1),
     }
 }
 

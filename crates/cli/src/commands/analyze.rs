@@ -3,7 +3,7 @@
 use std::fs;
 
 use mtrace_analyzer::context::JoinOptions;
-use mtrace_analyzer::report::{self, ReportOptions};
+use mtrace_analyzer::report::{ReportOptions, render_json, terminal, write};
 use mtrace_formats::capture::Capture;
 
 use crate::args::AnalyzeArgs;
@@ -13,8 +13,18 @@ use crate::text;
 
 pub(crate) fn run(args: &AnalyzeArgs) -> Result<Code, Failure> {
     // The output is tried first: nobody wants to wait for an analysis that cannot be written.
+    let is_new = !args.output.exists();
     fs::create_dir_all(&args.output)
         .map_err(|e| mtrace_formats::Error::io("create the report directory", &args.output, e))?;
+    let result = report(args);
+    if result.is_err() && is_new {
+        // Empty, or it stays: there is nothing to do about that.
+        let _ = fs::remove_dir(&args.output);
+    }
+    result
+}
+
+fn report(args: &AnalyzeArgs) -> Result<Code, Failure> {
     quiet_decoder_panics();
     let progress = Progress::new();
     progress.say("reading the capture");
@@ -28,14 +38,13 @@ pub(crate) fn run(args: &AnalyzeArgs) -> Result<Code, Failure> {
         ));
     }
     progress.say("writing the report");
-    let files =
-        report::write(&analysis, &args.output, &ReportOptions::default()).map_err(|e| Failure::new(Code::Input, e))?;
+    let files = write(&analysis, &args.output, &ReportOptions::default()).map_err(|e| Failure::new(Code::Input, e))?;
     drop(progress);
     if args.json {
-        text::out(&report::render_json(&analysis).map_err(|e| Failure::new(Code::Input, e))?)?;
+        text::out(&render_json(&analysis).map_err(|e| Failure::new(Code::Input, e))?)?;
     } else {
         use std::io::IsTerminal as _;
-        text::out(report::terminal(&analysis, std::io::stdout().is_terminal()).trim_end())?;
+        text::out(terminal(&analysis, std::io::stdout().is_terminal()).trim_end())?;
         if let Some(page) = files.first() {
             text::out(&format!("\nreport: {}", text::clean(&page.display().to_string())))?;
         }

@@ -12,6 +12,7 @@
 pub mod gopclntab;
 
 mod build_id;
+mod demangle;
 pub(crate) mod elf;
 mod kernel;
 mod module;

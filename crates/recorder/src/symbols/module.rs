@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use blazesym::symbolize::source::{Elf, Source as BlazeSource};
 use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer as Blazesym};
 
+use super::demangle::demangle;
 use super::elf::ElfFile;
 use super::gopclntab::{Frame, Function, GoBinary};
 use super::source::Source;
@@ -187,7 +188,7 @@ fn blazesym_outcomes(
 ) -> Option<Vec<Outcome>> {
     let mut elf = Elf::new(path);
     elf.debug_syms = debug_syms;
-    let symbolizer = Blazesym::builder().enable_auto_reload(false).build();
+    let symbolizer = Blazesym::builder().enable_auto_reload(false).enable_demangling(false).build();
     let offsets: Vec<u64> = wants.iter().map(|want| want.lookup_offset).collect();
     let found = symbolizer.symbolize(&BlazeSource::Elf(elf), Input::FileOffset(&offsets)).ok()?;
     let outcomes = wants.iter().zip(found).map(|(want, found)| match found {
@@ -223,7 +224,7 @@ fn elf_symbols(
 ) -> Vec<Symbol> {
     let module = strings.intern(key.path);
     let mut symbol = |name: &str, code: Option<&blazesym::symbolize::CodeInfo<'_>>, function_addr| Symbol {
-        function: strings.intern(name),
+        function: strings.intern(&demangle(name)),
         file: code.map(|code| strings.intern(&code.to_path().to_string_lossy())),
         line: code.and_then(|code| code.line),
         module: module.clone(),

@@ -10,7 +10,7 @@ const COLUMNS: usize = 100;
 /// Width of the labels at the left.
 const LABEL: usize = 12;
 /// Lines of the sentence and of what to do; the page has the rest.
-const LINES: usize = 3;
+const LINES: usize = 4;
 /// Lines of everything else.
 const SHORT: usize = 2;
 const BOLD: &str = "\u{1b}[1m";
@@ -25,7 +25,9 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     out.entry("", &summary::sentence(v), LINES);
     out.entry("about", &summary::about_in_short(analysis).unwrap_or_default(), 1);
     out.entry("do", v.action.as_deref().unwrap_or_default(), LINES);
-    out.entry("where", &place_and_gain(analysis), SHORT);
+    let main = summary::main_finding(analysis);
+    out.entry("where", &main.and_then(|f| f.location.as_ref()).map(format::location).unwrap_or_default(), SHORT);
+    out.entry("gain", &main.and_then(|f| summary::gain(&f.fix)).unwrap_or_default(), SHORT);
     out.ledger(analysis);
     out.entry("requests", &summary::requests(analysis).unwrap_or_default(), 1);
     out.causes(analysis);
@@ -34,12 +36,6 @@ pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     // The good news has been the reason of the confidence; the bad must not be overlooked.
     out.entry("trust", &if trust.bad.is_empty() { trust.good } else { trust.bad }.join("; "), SHORT);
     out.text
-}
-
-fn place_and_gain(analysis: &Analysis) -> String {
-    let Some(finding) = summary::main_finding(analysis) else { return String::new() };
-    let gain = summary::gain(&finding.fix).map(|g| format!("gains {g}"));
-    finding.location.as_ref().map(format::location).into_iter().chain(gain).collect::<Vec<_>>().join(", ")
 }
 
 struct Lines {

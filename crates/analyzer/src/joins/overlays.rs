@@ -1,0 +1,66 @@
+//! Stalls that lie *within* what a thread did: inside a fault, a call, or a time off the CPU.
+//!
+//! They take nothing from the categories of a ledger; laid over its critical path they say how much of it they were. A
+//! table of such stalls is one line in [`ALL`]; the joins that want its part of a window ask for it by the table's name.
+
+use std::collections::BTreeMap;
+
+use super::activity::Interval;
+use crate::load::Tables;
+
+/// One stall of a thread.
+pub(crate) struct Stall {
+    pub(crate) pid: u32,
+    pub(crate) tid: u32,
+    /// Row: its number in the table.
+    pub(crate) interval: Interval,
+}
+
+/// A table of stalls.
+pub(crate) struct Overlay {
+    /// Name of the table.
+    pub(crate) table: &'static str,
+    /// Its rows, in order of time.
+    stalls: fn(&Tables) -> Vec<Stall>,
+}
+
+/// The registry.
+pub(crate) const ALL: &[Overlay] =
+    &[Overlay { table: "reclaims", stalls: |t| stalls(&t.reclaims, |r| (r.pid, r.tid, r.ts, r.dur)) }];
+
+/// Something for each overlay that has rows, by the name of its table.
+pub(crate) type ByOverlay<T> = BTreeMap<&'static str, T>;
+
+/// The stalls of every process.
+pub(crate) fn by_process(t: &Tables) -> BTreeMap<u32, ByOverlay<Vec<Stall>>> {
+    let mut out: BTreeMap<u32, ByOverlay<Vec<Stall>>> = BTreeMap::new();
+    for overlay in ALL {
+        for stall in (overlay.stalls)(t) {
+            out.entry(stall.pid).or_default().entry(overlay.table).or_default().push(stall);
+        }
+    }
+    out
+}
+
+fn stalls<R>(rows: &[R], of: impl Fn(&R) -> (u32, u32, i64, i64)) -> Vec<Stall> {
+    let numbered = (0_u32..).zip(rows);
+    numbered
+        .map(|(row, r)| {
+            let (pid, tid, ts, dur) = of(r);
+            Stall { pid, tid, interval: Interval { start: ts, end: ts + dur, row } }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_overlay_is_a_table_and_there_once() {
+        for (i, o) in ALL.iter().enumerate() {
+            assert!(mtrace_formats::tables::ALL.iter().any(|t| t.name == o.table), "{}", o.table);
+            assert!(ALL[i + 1..].iter().all(|p| p.table != o.table), "{}", o.table);
+        }
+    }
+}
