@@ -322,6 +322,8 @@ fn a_container_that_has_ended_is_symbolised_through_its_root_and_both_pids_are_k
     assert_eq!(ns_pids, said.into_iter().chain([1]).collect());
     assert!(inside.iter().all(|e| e.ns_tid == e.ns_pid && e.pid != e.ns_pid.unwrap()), "{inside:?}");
     let first = inside.iter().find(|e| e.ns_pid == Some(1)).unwrap();
+    assert_eq!(first.cgroup, Some(group_of(std::process::id())));
+    assert!(inside.iter().all(|e| e.cgroup == first.cgroup), "{inside:?}");
     let t = target(&r.capture, first.pid);
     assert_eq!((t.ns_pid, t.exe.as_deref()), (Some(1), Some("/app/known")));
 

@@ -48,10 +48,7 @@ fn the_process_and_its_group_are_named_and_that_there_were_others() {
                     recorded: process 6 (`busy`), process 7 (`less`), process 8 (`least`) and 2 more";
     assert!(report::render_markdown(&a).contains(expected), "{}", report::render_markdown(&a));
     let one_line = report::terminal(&a, false).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(
-        one_line.contains("about process 4711 (shop), 1 inside its container; 5 others were also recorded"),
-        "{one_line}"
-    );
+    assert!(one_line.contains("(confidence high) process 4711 (shop), 1 inside its container; 5 others"), "{one_line}");
     let page = report::render_html(&a).unwrap();
     assert!(page.contains("5 other processes were also recorded") && page.contains("<code>busy</code>"));
 }

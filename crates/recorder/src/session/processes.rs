@@ -152,8 +152,10 @@ impl Processes {
     fn exec(&mut self, life: &Life, row: ProcessEvent, sink: &mut Sink, todo: &mut Vec<Todo>) {
         if !self.is_alive(life.pid) {
             self.add(life.pid, life.image, self.how.to_owned());
-            self.set_cgroup(life.pid, group::name_of(life.pid).as_deref());
             todo.push(Todo::Sample(life.pid));
+        }
+        if self.cgroup(life.pid).is_none() {
+            self.set_cgroup(life.pid, group::name_of(life.pid).as_deref());
         }
         if let Some(p) = self.processes.get_mut(&life.pid) {
             let old = std::mem::replace(&mut p.image, life.image);
