@@ -241,7 +241,7 @@ fn open_ring(shared: &SharedMaps, sink: &Rc<RefCell<Sink>>) -> Result<RingBuffer
 }
 
 /// Loads everything first and attaches it then, so that the probes begin as close together as can be.
-fn load_all(
+pub(super) fn load_all(
     plan: Plan,
     faults: FaultMode,
     shared: &SharedMaps,
