@@ -5,11 +5,13 @@ mod files;
 mod finish;
 mod flight;
 mod images;
+mod limits;
 mod load;
 mod names;
 mod output;
 mod processes;
 mod reserve;
+mod roots;
 mod runtimes;
 mod sink;
 mod sleepers;
@@ -37,7 +39,8 @@ use crate::leaf::Leaves;
 use crate::ring::SharedMaps;
 use crate::sampler::Sampler;
 use crate::target::launch::Launched;
-use crate::{Options, Progress, Summary, TargetSpec};
+use crate::target::rule::Rule;
+use crate::{Options, Progress, Summary};
 pub(crate) use load::Loaded;
 use processes::{Came, Processes, Todo};
 use runtimes::{Found, Runtimes};
@@ -85,6 +88,7 @@ struct Session<'a> {
     shared: SharedMaps,
     manifest: Manifest,
     processes: Processes,
+    rule: Rule,
     leaves: Leaves,
     launched: Option<Launched>,
     sampler: Sampler,
@@ -143,6 +147,9 @@ impl Session<'_> {
             if stop.load(Ordering::Relaxed) {
                 return "signal";
             }
+            if let Some(reason) = self.limit_reached() {
+                return reason;
+            }
             if until.is_some_and(|t| Instant::now() >= t) {
                 return "duration";
             }
@@ -194,7 +201,7 @@ impl Session<'_> {
                 sink.settle_stacks(|stack| {
                     let Some(ip) = stack.ips.first() else { return false };
                     let mapping = images.find(stack.image, *ip);
-                    mapping.and_then(|m| leaves.caller_on_top(m, *ip)) == Some(true)
+                    mapping.and_then(|m| leaves.caller_on_top(&m, *ip)) == Some(true)
                 });
                 return;
             }
@@ -276,6 +283,7 @@ impl Session<'_> {
             if self.processes.image(pid) == Some(image) {
                 self.shared.remove_target(pid);
             }
+            self.processes.forget(pid, image, &mut self.sink.borrow_mut());
         }
     }
 
@@ -331,6 +339,25 @@ impl Session<'_> {
                 self.follow(Todo::Ended(pid));
             }
         }
+        if self.lost_life() {
+            self.clear_unknown();
+        }
+    }
+
+    /// True if records of who came and went are lost.
+    fn lost_life(&self) -> bool {
+        let probe = self.probes.iter().find(|p| p.probe.name() == "process_events");
+        let sink = self.sink.borrow();
+        probe.is_some_and(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe)) > 0)
+    }
+
+    /// Takes processes out of the kernel's map that are gone, and that nobody here has heard of: they would fill it.
+    fn clear_unknown(&self) {
+        for pid in self.shared.targets() {
+            if self.processes.image(pid).is_none() && !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                self.shared.remove_target(pid);
+            }
+        }
     }
 
     /// Asks the probes for what they have not sent yet. On a busy CPU it may take until the next time.
@@ -381,8 +408,7 @@ impl Session<'_> {
                 self.follow(Todo::Ended(pid));
             }
         }
-        // By name those that start later are wanted, too: such a recording ends by its duration or a signal.
-        !matches!(self.options.target, TargetSpec::Comm(_)) && self.processes.alive().is_empty()
+        !self.processes.any_alive() && !self.rule.may_bring_more()
     }
 
     /// The last look at the targets; then a launched one is asked to end, under observation.
@@ -453,7 +479,7 @@ mod tests {
     #[test]
     fn segments_are_closed_early_at_first_and_never_later_than_asked_for() {
         let intervals = |ms| {
-            let mut options = Options::new(TargetSpec::Pid(1), "x".into());
+            let mut options = Options::new(crate::TargetSpec::Pids(vec![1]), "x".into());
             options.segment_interval = Duration::from_millis(ms);
             let mut due = Due::new(0, &options);
             let next = |due: &mut Due| {

@@ -85,6 +85,9 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             parent: option,
             comm: Some("a;b\n".to_owned()),
             path: None,
+            ns_pid: option,
+            ns_tid: option,
+            cgroup: Some("/a|b`\n".to_owned()),
             status: errno,
         }),
         4 => w.push(IoCall {

@@ -65,7 +65,7 @@ fn io(tid: u32, ts: i64, dur: i64, call: IoCallKind, fd: i32, result: Option<u64
 }
 
 fn event(tid: u32, ts: i64, kind: ProcessEventKind, parent: Option<u32>) -> ProcessEvent {
-    ProcessEvent { ts, pid: PID, tid, event: kind, parent, comm: None, path: None, status: None }
+    ProcessEvent { pid: PID, comm: None, ..crate::test_rows::event(ts, PID, tid, kind, parent) }
 }
 
 #[derive(Default)]

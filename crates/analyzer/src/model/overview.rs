@@ -108,6 +108,10 @@ pub struct CaptureFacts {
 pub struct ProcessFact {
     /// Pid.
     pub pid: u32,
+    /// Pid in the innermost pid namespace that it was in; null if unknown.
+    pub ns_pid: Option<u32>,
+    /// Its cgroup, the last one known.
+    pub cgroup: Option<String>,
     /// comm.
     pub comm: Option<String>,
     /// Executable.

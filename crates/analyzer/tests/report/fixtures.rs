@@ -68,6 +68,8 @@ fn capture(name: &str) -> CaptureFacts {
         thp_enabled: Some("madvise".into()),
         processes: vec![ProcessFact {
             pid: 4711,
+            ns_pid: Some(1),
+            cgroup: Some("/kubepods.slice/kubepods-pod4ab2.slice/cri-containerd-3f4e9a0c.scope".into()),
             comm: Some("shop".into()),
             exe: Some("/srv/shop/bin/shop".into()),
             go_version: Some("go1.25.4".into()),
@@ -874,6 +876,8 @@ pub(crate) fn hostile() -> Analysis {
     a.facts.capture.processes[0].comm = Some(HOSTILE.into());
     a.facts.capture.processes[0].exe = Some(long.clone());
     a.facts.capture.processes[0].go_version = Some(HOSTILE.into());
+    a.facts.capture.processes[0].cgroup = Some(long.clone());
+    a.facts.capture.processes.push(ProcessFact { pid: 9, comm: Some(HOSTILE.into()), ..ProcessFact::default() });
     a.verdict.sentence = format!("It was `{HOSTILE}` (x.go:1) and {long}.");
     a.verdict.action = Some(long.clone());
     a.verdict.confidence_reasons = vec![HOSTILE.into()];

@@ -34,7 +34,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 8192); /* likewise */
 	__type(key, u32);
 	__type(value, struct mt_target);
 } targets SEC(".maps");

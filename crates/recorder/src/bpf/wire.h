@@ -72,21 +72,30 @@ enum mt_process_detail {
 	MT_NAME = 5,
 	MT_THREAD_EXIT = 6,
 	MT_EXIT = 7,
+	MT_CGROUP = 8,
+};
+
+enum mt_process_flags {
+	MT_OTHER_CGROUP = 1,    /* fork, vfork: the child was born into another group than its parent's */
+	MT_OTHER_HIERARCHY = 2, /* cgroup: not the hierarchy by which processes are called */
 };
 
 #define MT_PATH 512
 
-/* aux: parent (fork, vfork) or creator (thread). The path is sent with an exec only, without its NUL. */
+/* aux: parent (fork, vfork) or creator (thread). The path is sent without its NUL: with an exec what was given to
+ * execve(2), with cgroup that of the group that the process was moved to. */
 struct mt_process {
 	struct mt_header h;
 	s32 status;
-	u32 image; /* exec, fork, vfork, and name where that made it a target; 0 elsewhere */
+	u32 image; /* exec, fork, vfork, and name and cgroup where that made it a target; 0 elsewhere */
 	char comm[16];
 	u64 code_addr; /* exec only: where the executable's first executable segment begins (mm->start_code) */
 	u64 dev;       /* exec only: of the executable, with inode */
 	u64 inode;
 	u32 path_bytes;
-	u32 unused;
+	u32 flags;
+	u32 ns_pid; /* of process and thread in the innermost pid namespace that the process is in */
+	u32 ns_tid;
 	char path[MT_PATH];
 };
 
@@ -344,10 +353,27 @@ struct mt_config {
 	u64 ring_wakeup_bytes;
 	u64 slow_fault_ns; /* slower faults are sent one by one */
 	u32 recorder_pid;
-	u32 comm_bytes; /* 0: no target by name */
-	char comm[16];
 	u32 next_image; /* number of the next address space, see mt_target */
-	u32 unused;
+};
+
+enum mt_rule_kind {
+	MT_BY_COMM = 1,
+	MT_BY_EXE = 2,
+	MT_BY_CGROUP = 3,
+	MT_BY_ALL = 4,
+};
+
+#define MT_RULE_NAME 64
+#define MT_RULE_PATH 256
+
+/* Which processes become targets by themselves. Written once before the programs are attached; all zero: none. */
+struct mt_rule {
+	u32 kind;
+	u32 hierarchy; /* moves within this one are recorded: its groups are the targets' names */
+	char comm[16];
+	u64 exe_inode;		     /* 0: by path only */
+	char exe_name[MT_RULE_NAME]; /* last component, cut off */
+	char exe_path[MT_RULE_PATH]; /* as it may be given to execve(2) */
 };
 
 enum mt_target_flags {

@@ -20,6 +20,7 @@ pub(crate) mod wire;
 pub(crate) use faults::count_and_sum as faults_in;
 pub(crate) use gc_events::prologue;
 pub(crate) use memory_calls::NewCode;
+pub(crate) use process_events::rule::KernelRule;
 pub(crate) use process_events::{Executable, Life, LifeKind};
 
 use mtrace_formats::tables::RuntimeKind;

@@ -14,9 +14,10 @@ use super::runtimes::{GoPlaces, Runtimes};
 use crate::FaultMode;
 use crate::accounts::{COUNTERS, Counters};
 use crate::cost::run_stats;
-use crate::probes::{Attach, Probe, Variant};
+use crate::probes::{Attach, KernelRule, Probe, Variant};
 use crate::ring::SharedMaps;
 use crate::symbols::kallsyms;
+use crate::target::group::main_hierarchy;
 
 /// A probe whose programs are in the kernel.
 pub(crate) struct Loaded {
@@ -42,7 +43,13 @@ impl Loaded {
             match load_variant(probe, variant, shared) {
                 Ok(object) => {
                     return Ok(Self {
- probe, variant, object, links: Vec::new(), problems: BTreeSet::new(), refused: reasons });
+                        probe,
+                        variant,
+                        object,
+                        links: Vec::new(),
+                        problems: BTreeSet::new(),
+                        refused: reasons,
+                    });
                 }
                 Err(e) => reasons.push(format!("{}: {e}", variant.name)),
             }
@@ -184,6 +191,19 @@ impl Loaded {
             }
         }
         sum
+    }
+
+    /// Tells the probe that decides who is a target by which rule; before it is attached.
+    ///
+    /// # Errors
+    /// In plain words.
+    pub(crate) fn set_rule(&self, rule: &KernelRule) -> Result<(), String> {
+        let map = |name| self.object.maps().find(|m| m.name() == name);
+        let (Some(place), Some(groups)) = (map("rule"), map("groups")) else { return Ok(()) };
+        let failed = |e: libbpf_rs::Error| format!("failed to write the rule for targets: {e}");
+        place.update(&0u32.to_ne_bytes(), &rule.to_bytes(main_hierarchy()), MapFlags::ANY).map_err(failed)?;
+        let one = 1u32.to_ne_bytes();
+        rule.group_keys().iter().try_for_each(|key| groups.update(key, &one, MapFlags::ANY)).map_err(failed)
     }
 
     /// Adds an entry to one of the object's own maps, unless the key is there already.
