@@ -38,7 +38,7 @@ impl CostMeter {
     }
 
     /// The account so far; `ring_bytes` and the programs' times are the caller's to know.
-    pub fn report(&self, ring_bytes: Option<u64>, bpf: Vec<BpfCost>) -> RecorderCost {
+    pub fn report(&self, ring_bytes: Option<u64>, bpf: BpfMeasured) -> RecorderCost {
         let (user, system) = own_cpu().unzip();
         let since = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         RecorderCost {
@@ -49,9 +49,22 @@ impl CostMeter {
             ring_bytes,
             finish_ns: self.recording_end_ns.map(|end| monotonic_ns().saturating_sub(end).unsigned_abs()),
             fault: self.fault,
-            bpf,
+            bpf: bpf.programs,
+            bpf_sampled_ns: bpf.sampled_ns,
+            bpf_estimated_ns: bpf.estimated_ns,
         }
     }
+}
+
+/// The time in the BPF programs, as far as it was measured.
+#[derive(Debug, Default)]
+pub struct BpfMeasured {
+    /// By program.
+    pub programs: Vec<BpfCost>,
+    /// How long it was measured; `None` if it was not.
+    pub sampled_ns: Option<u64>,
+    /// All programs, over the whole recording.
+    pub estimated_ns: Option<u64>,
 }
 
 /// User and system CPU time of this process, ns.

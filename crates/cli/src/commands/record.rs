@@ -64,6 +64,8 @@ fn options(args: RecordArgs) -> Result<Options, Failure> {
         FaultsArg::Off => FaultMode::Off,
     };
     options.slow_fault = args.slow_fault;
+    options.fault_weight = args.sample_faults;
+    options.budget = args.budget;
     options.off_cpu_min = args.off_cpu_min;
     options.io_calls_per_process = args.io_calls;
     options.without = args.without;

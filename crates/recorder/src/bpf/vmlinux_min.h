@@ -124,6 +124,8 @@ struct signal_struct {
 	atomic_t live;
 	int group_exit_code;
 	unsigned int flags;
+	unsigned long min_flt; /* of the threads that are gone */
+	unsigned long maj_flt;
 	struct rlimit rlim[16];
 };
 
@@ -137,6 +139,8 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 	struct mm_struct *mm;
+	unsigned long min_flt;
+	unsigned long maj_flt;
 };
 
 /* Before 5.14 (2f064a59a11f "sched: Change task_struct::state") the field had no underscores. */

@@ -82,6 +82,7 @@ pub(crate) mod event {
     pub(crate) const FAULT_RUN: u16 = 10;
     pub(crate) const FAULT_BATCH: u16 = 11;
     pub(crate) const RECLAIM: u16 = 12;
+    pub(crate) const FAULT_COUNT: u16 = 20;
 }
 
 /// `struct mt_stack`.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use libbpf_rs::{RingBuffer, RingBufferBuilder};
 use mtrace_formats::capture::{CaptureWriter, Manifest, ProbeReport, Problem, Target, Window};
+use mtrace_formats::tables::FaultCountAt;
 use serde_json::json;
 
 use super::load::Loaded;
@@ -147,6 +148,8 @@ fn begin<'a>(
         leaves: Leaves::default(),
         launched: wanted.launched,
         cost,
+        bpf_time: super::bpf_time::BpfTime::new(now),
+        keeper: None,
         reserve,
         ended: VecDeque::new(),
         due: Due::new(now, options),
@@ -158,8 +161,10 @@ fn begin<'a>(
     }
     wanted.notes.into_iter().for_each(|n| session.problem(n));
     session.reserve.follow(&session.manifest)?;
+    session.begin_fidelity();
     session.attach_to_running(&wanted.running);
     session.let_go()?;
+    session.open_budget();
     session.roll();
     Ok(session)
 }
@@ -264,6 +269,8 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
         ("slow_fault_ns".to_owned(), json!(nanoseconds(options.slow_fault))),
         ("off_cpu_min_ns".to_owned(), json!(nanoseconds(options.off_cpu_min))),
         ("io_calls_per_process".to_owned(), json!(options.io_calls_per_process)),
+        ("budget_share".to_owned(), json!(options.budget)),
+        ("fault_weight".to_owned(), json!(options.fault_weight)),
         ("duration_ns".to_owned(), json!(options.duration.map(nanoseconds))),
         ("without".to_owned(), json!(options.without)),
     ]);
@@ -289,6 +296,7 @@ impl Session<'_> {
             let facts = ProcessFacts::read(facts.pid).unwrap_or_else(|| facts.clone());
             self.processes.attached(&facts, &mut self.sink.borrow_mut());
         }
+        self.note_fault_counts(FaultCountAt::Begin);
     }
 
     /// Lets a launched command exec, looks at it while it is stopped there, and lets it run.
@@ -307,6 +315,7 @@ impl Session<'_> {
             // Where its counters stand before its first instruction: what rusage says at the end includes our fork.
             self.sample(monotonic_ns(), false);
         }
+        self.note_fault_counts(FaultCountAt::Begin);
         self.processes.stopped = None;
         self.began = Instant::now();
         if let Some(note) = stop.note {
