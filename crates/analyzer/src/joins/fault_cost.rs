@@ -23,11 +23,10 @@ pub(crate) fn charge(split: &mut Split, cost: FaultCost) {
     let on_cpu = split.ledger.wall_ns(LedgerCategory::OnCpu);
     let faults_signed = i64::try_from(faults).unwrap_or(i64::MAX);
     let around = cost.untraced_ns.saturating_sub(cost.service_ns).clamp(0, MAX_AROUND_NS).saturating_mul(faults_signed);
-    let recording = cost
-        .recorded_ns
-        .saturating_sub(cost.untraced_ns.max(cost.service_ns))
-        .clamp(0, MAX_RECORDING_NS)
-        .saturating_mul(faults_signed);
+    let recording = cost.recorded_ns.saturating_sub(cost.untraced_ns.max(cost.service_ns)).clamp(0, MAX_RECORDING_NS);
+    let sampled = i64::try_from(split.sampled_faults.min(faults)).unwrap_or(i64::MAX);
+    let passed_by = cost.passed_by_ns.map_or(recording, |ns| ns.clamp(0, recording));
+    let recording = recording.saturating_mul(faults_signed - sampled).saturating_add(passed_by.saturating_mul(sampled));
     // Of those with a row of their own the difference comes on top.
     let singles = i64::try_from(split.single_faults.min(faults)).unwrap_or(i64::MAX);
     let single_adds = cost.single_adds_ns.map_or(0, |ns| {
@@ -118,6 +117,7 @@ mod tests {
         let rows = vec![row(LedgerCategory::OnCpu, on_cpu, None), row(LedgerCategory::Faults, 120_000, Some(100))];
         Split {
             single_faults: 100,
+            sampled_faults: 0,
             overlays: BTreeMap::new(),
             ledger: Ledger { window, pid: 1, rows, critical_threads: Vec::new() },
             shares: vec![
@@ -149,6 +149,15 @@ mod tests {
         charge(&mut s, COST);
         assert_eq!(walls(&s), [160_000, 50_000, 0]);
         assert_eq!(s.ledger.rows.iter().map(|r| r.wall_ns).sum::<i64>(), s.ledger.total_ns());
+    }
+
+    #[test]
+    fn faults_that_were_not_chosen_cost_less() {
+        let mut s = split(500_000);
+        s.single_faults = 0;
+        s.sampled_faults = 100;
+        charge(&mut s, FaultCost { passed_by_ns: Some(300), ..COST });
+        assert_eq!(s.ledger.wall_ns(LedgerCategory::Recorder), 100 * 300);
     }
 
     #[test]
