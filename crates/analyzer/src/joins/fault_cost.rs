@@ -90,8 +90,13 @@ mod tests {
     use crate::model::{Ledger, LedgerWindow};
     use std::collections::BTreeMap;
 
-    const COST: FaultCost =
-        FaultCost { untraced_ns: 2_000, recorded_ns: 3_000, service_ns: 1_200, single_adds_ns: None };
+    const COST: FaultCost = FaultCost {
+        untraced_ns: 2_000,
+        recorded_ns: 3_000,
+        service_ns: 1_200,
+        single_adds_ns: None,
+        passed_by_ns: None,
+    };
 
     fn split(on_cpu: i64) -> Split {
         let row = |category, wall_ns, count| LedgerRow { category, wall_ns, count, top: None };
@@ -172,7 +177,16 @@ mod tests {
     #[test]
     fn a_measurement_that_makes_no_sense_moves_nothing() {
         let mut s = split(90_000);
-        charge(&mut s, FaultCost { untraced_ns: 1_000, recorded_ns: 900, service_ns: 1_200, single_adds_ns: None });
+        charge(
+            &mut s,
+            FaultCost {
+                untraced_ns: 1_000,
+                recorded_ns: 900,
+                service_ns: 1_200,
+                single_adds_ns: None,
+                passed_by_ns: None,
+            },
+        );
         assert_eq!(walls(&s), [120_000, 0, 90_000]);
         assert!(s.ledger.window.assumptions.is_empty());
     }

@@ -270,6 +270,9 @@ pub struct RecorderCost {
     pub cpu_user_ns: Option<u64>,
     /// System CPU time of the recorder.
     pub cpu_system_ns: Option<u64>,
+    /// CPU time of the recorder, user and system, while the targets were recorded: without loading the probes before and
+    /// closing the capture after.
+    pub cpu_recording_ns: Option<u64>,
     /// Peak RSS of the recorder, its mapped ring buffer included.
     pub rss_peak_bytes: Option<u64>,
     /// Peak RSS up to the end of recording, before symbols were resolved.

@@ -164,6 +164,7 @@ fn begin<'a>(
     session.begin_fidelity();
     session.attach_to_running(&wanted.running);
     session.let_go()?;
+    session.cost.recording_began();
     session.open_budget();
     session.roll();
     Ok(session)
