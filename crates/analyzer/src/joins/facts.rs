@@ -144,8 +144,9 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
     damage.append(&mut replay.problems);
     for a in &m.accounts {
         let read = tables.rows.iter().find(|(table, _)| *table == a.table).map_or(0, |(_, n)| *n);
-        // `process_events` also holds rows that user space added.
-        if m.state == State::Complete && read > a.written && a.table != "process_events" {
+        // These also hold rows that user space added.
+        let added = ["process_events", "fault_counts"].contains(&a.table.as_str());
+        if m.state == State::Complete && read > a.written && !added {
             damage.push(format!(
                 "table `{}` has {read} rows, the recorder wrote {}: a segment is there twice, or comes from elsewhere",
                 a.table, a.written
@@ -169,6 +170,9 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
             .cpu_user_ns
             .or(m.cost.cpu_system_ns)
             .map(|_| cost(m.cost.cpu_user_ns).saturating_add(cost(m.cost.cpu_system_ns))),
+        bpf_ns: m.cost.bpf_estimated_ns,
+        bpf_sampled_ns: m.cost.bpf_sampled_ns,
+        fidelity: super::fidelity::intervals(&tables.fidelity, &tables.fault_counts),
         recorder_rss_bytes: m.cost.rss_peak_bytes,
         frames_named: tables.symbols.named(),
         faults_charged: (charged, all),
