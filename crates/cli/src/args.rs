@@ -22,6 +22,7 @@ const EXIT_CODES: &str = "Exit codes:
 const EXAMPLES: &str = "Examples:
   sudo mtrace record -o cold.mtrace -- ./service       record a start, until the service ends or Ctrl-C
   sudo mtrace record -o run.mtrace --pid 4711 --duration 30s
+  sudo mtrace record -o pod.mtrace --container 3f4e9a0c --duration 1m
   mtrace analyze cold.mtrace -o report/                report/report.html, .md, .json and *.svg
   mtrace pack cold.mtrace -o cold.mtrace.tar           one file, for copying; analyze takes it, too";
 
@@ -69,11 +70,20 @@ pub(crate) enum Command {
 #[command(after_help = "Examples:
   sudo mtrace record -o cold.mtrace -- ./service --port 8443
   sudo mtrace record -o run.mtrace --pid 4711 --duration 30s
-  sudo mtrace record -o all.mtrace --comm prometheus --duration 1m
+  sudo mtrace record -o two.mtrace --pid 4711,4712 --duration 30s
+  sudo mtrace record -o prom.mtrace --comm prometheus --duration 1m
+  sudo mtrace record -o exe.mtrace --exe /usr/bin/etcd --max-size 200M
+  sudo mtrace record -o unit.mtrace --cgroup /sys/fs/cgroup/system.slice/etcd.service --duration 1m
+  sudo mtrace record -o pod.mtrace --container 3f4e9a0c --duration 1m
+  sudo mtrace record -o host.mtrace --all --duration 10s --max-size 500M
   sudo mtrace record -o /var/lib/mtrace/api --pid 4711 --ring 60s --trigger 'psi:memory.some>80%/30s' --trigger oom
 
-Recording ends when the target ends, after --duration, or on Ctrl-C or SIGTERM (the capture is closed within 5 s). A
-launched command is then sent SIGTERM, and SIGKILL if it does not end in time, unless --leave-running is given.
+One kind of target: a command, or one of --pid, --comm, --exe, --cgroup, --container and --all. Children are followed.
+Processes that fit a name, file, group or container later are picked up when they begin to.
+
+Recording ends when the targets end (by name, file and on a whole host others are waited for; with a group until it is
+removed), after --duration, at --max-size or --max-events, or on Ctrl-C or SIGTERM
+(the capture is closed within 5 s). A launched command is then sent SIGTERM, and SIGKILL if it does not end in time, unless --leave-running is given.
 
 With --ring the last minutes are kept and the rest is dropped. When a trigger fires, or on SIGUSR1, the window becomes a
 capture of its own, NAME-TIME-TRIGGER.mtrace, and recording goes on. Triggers (repeatable):
@@ -88,15 +98,35 @@ pub(crate) struct RecordArgs {
     /// Capture directory to create; must not exist. With --ring: folder and beginning of the names of the dumps
     #[arg(short, long, value_name = "NAME.mtrace", value_hint = ValueHint::DirPath)]
     pub(crate) output: PathBuf,
-    /// Record this process and the children that it starts
-    #[arg(long, value_name = "PID", group = "target")]
-    pub(crate) pid: Option<u32>,
+    /// Record these processes (a list, or repeated) and the children that they start
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', group = "target")]
+    pub(crate) pid: Vec<u32>,
     /// Record all processes of this name (comm, 15 bytes), those that start later too
     #[arg(long, value_name = "NAME", group = "target")]
     pub(crate) comm: Option<String>,
-    /// Stop after this time: 30s, 5m, 500ms
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// Record all processes that run this executable, those that start later too: this file under any path, or what is
+    /// executed by exactly this path, as within a container
+    #[arg(long, value_name = "PATH", group = "target", value_hint = ValueHint::FilePath)]
+    pub(crate) exe: Option<PathBuf>,
+    /// Record all processes in this cgroup (v1 or v2) and below it, those that come later too (repeatable): its folder,
+    /// or its name in /proc/PID/cgroup
+    #[arg(long, value_name = "PATH", group = "target", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroup: Vec<PathBuf>,
+    /// Record this container (repeatable): an id of Docker, containerd, CRI-O or podman, or an unambiguous begin of one
+    #[arg(long, value_name = "ID", group = "target")]
+    pub(crate) container: Vec<String>,
+    /// Record the whole host, but this recorder
+    #[arg(short, long, group = "target")]
+    pub(crate) all: bool,
+    /// Stop after this time: 30s, 5m, 500ms; a number alone is seconds
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub(crate) duration: Option<Duration>,
+    /// Stop before the capture takes more than this on disk: 200M, 2G; at least 1M
+    #[arg(long, value_name = "SIZE", value_parser = max_size)]
+    pub(crate) max_size: Option<u64>,
+    /// Stop when so many events are written
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_events: Option<u64>,
     /// Flight recorder: keep so much of the past, and write it out when a trigger fires
     #[arg(long, value_name = "TIME", value_parser = window)]
     pub(crate) ring: Option<Duration>,
@@ -206,7 +236,16 @@ fn window(text: &str) -> Result<Duration, String> {
     if wanted.contains(&window) { Ok(window) } else { Err("expected 1s to 24h".to_owned()) }
 }
 
-/// Parses `16M`.
+/// As [`duration`], but a number alone is seconds, as sleep(1) and timeout(1) have it: nobody records for 10 ms.
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => duration(text),
+    }
+}
+
+/// Parses `200M`, `2G`, `1048576`: bytes, in powers of 1024.
 #[cfg(all(feature = "record", target_os = "linux"))]
 fn size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -233,6 +272,15 @@ fn buffer_size(text: &str) -> Result<usize, String> {
     match size(text).map(usize::try_from)? {
         Ok(bytes) if bytes.is_power_of_two() && (1 << 12..=1 << 31).contains(&bytes) => Ok(bytes),
         _ => Err("expected a power of two between 4K and 2G".to_owned()),
+    }
+}
+
+/// Less than this is taken by the closing of a capture.
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn max_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes if bytes >= 1 << 20 => Ok(bytes),
+        _ => Err("expected at least 1M".to_owned()),
     }
 }
 
@@ -274,6 +322,34 @@ mod tests {
             &["--ring", "5s", "--ring-size", "1M"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[cfg(all(feature = "record", target_os = "linux"))]
+    #[test]
+    fn a_recording_takes_seconds_and_sizes() {
+        assert_eq!((seconds("10"), seconds("500ms")), (Ok(Duration::from_secs(10)), Ok(Duration::from_millis(500))));
+        assert!(duration("10").unwrap_err().contains("10s"));
+        assert_eq!((max_size("200M"), max_size("1048576")), (Ok(200 << 20), Ok(1 << 20)));
+        for bad in ["", "M", "1000", "1.5M", "1T", "99999999999999999999G", "18446744073709551615K"] {
+            assert!(max_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[cfg(all(feature = "record", target_os = "linux"))]
+    #[test]
+    fn targets_are_of_one_kind() {
+        let parse =
+            |words: &str| Args::try_parse_from(["mtrace", "record", "-o", "x"].into_iter().chain(words.split(' ')));
+        for good in
+            ["--pid 1,2 -p 3", "--cgroup /a --cgroup b", "--container 3f --container 4e", "-a", "--exe /x", "-- a"]
+        {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["--pid 1 --comm a", "-a --pid 1", "--cgroup a --container b", "--exe a -- b", "--pid 1,x", "--all -- a"]
+        {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 }

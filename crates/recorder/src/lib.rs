@@ -34,7 +34,7 @@ use mtrace_formats::capture::{Account, ProbeReport, Problem, RecorderCost};
 pub use error::{Error, ErrorKind};
 pub use flight::{Dumped, FlightOptions};
 
-/// What is recorded.
+/// What is recorded. Children that a target forks from then on are targets, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetSpec {
     /// A command that the recorder starts; from its exec on, children followed.
@@ -42,10 +42,20 @@ pub enum TargetSpec {
         /// Command and arguments.
         argv: Vec<OsString>,
     },
-    /// A running process; children that it forks from now on are followed.
-    Pid(u32),
-    /// All running processes with this name, and those that take it later.
+    /// Running processes.
+    Pids(Vec<u32>),
+    /// All processes with this name, and those that take it later.
     Comm(String),
+    /// All processes that run this executable, and those that execute it later: the same file (by inode and name, so
+    /// under any path), or whatever was executed by exactly this path, as within a container.
+    Exe(PathBuf),
+    /// All processes in these control groups and below, and those that come into them later: folders below a mount of
+    /// cgroups (v1 and v2), or names as in /proc/PID/cgroup. Who leaves is a target still.
+    Cgroups(Vec<PathBuf>),
+    /// Those in these containers: ids of Docker, containerd, CRI-O and podman, or unambiguous begins of ids.
+    Containers(Vec<String>),
+    /// All processes of the host but this recorder.
+    All,
 }
 
 /// How page faults are recorded.
@@ -82,6 +92,10 @@ pub struct Options {
     pub flight: Option<FlightOptions>,
     /// How long; `None` until the targets ended or the stop flag is set.
     pub duration: Option<Duration>,
+    /// Bytes that the capture may take on disk: the recording ends in time to stay below. At least 1 MiB.
+    pub max_bytes: Option<u64>,
+    /// The recording ends when so many events were written; those of the same moment come on top.
+    pub max_events: Option<u64>,
     /// Size of the ring buffer; rounded up to a power of two.
     pub ring_bytes: usize,
     /// Time between samples.
@@ -113,6 +127,8 @@ impl Options {
             output,
             flight: None,
             duration: None,
+            max_bytes: None,
+            max_events: None,
             ring_bytes: 16 << 20,
             sample_interval: Duration::from_secs(1),
             segment_interval: Duration::from_secs(5),
@@ -153,7 +169,8 @@ pub struct Summary {
     pub is_flight: bool,
     /// Dumps that a flight recorder wrote.
     pub dumps: Vec<Dumped>,
-    /// As in the manifest: "target exited", "duration", "signal", "disk full", "write failed".
+    /// As in the manifest: "target exited", "duration", "max size", "max events", "signal", "disk full", "write
+    /// failed".
     pub end_reason: String,
     /// How long was recorded, the closing of the capture included.
     pub recorded: Duration,
@@ -171,7 +188,7 @@ pub struct Summary {
     pub cost: RecorderCost,
 }
 
-/// Records until the targets ended, `options.duration` is over or `stop` is set. The capture is complete when this
+/// Records until the targets ended, `options.duration` or another limit is reached, or `stop` is set. The capture is complete when this
 /// returns `Ok`, also after a full disk: then `end_reason` and `problems` say so.
 ///
 /// Must be called on a thread that stays: a launched command is traced by it up to its exec.

@@ -5,11 +5,14 @@ mod files;
 mod finish;
 mod flight;
 mod images;
+mod limits;
 mod load;
 mod names;
 mod output;
 mod processes;
 mod reserve;
+mod roots;
+mod runtimes;
 mod sink;
 mod sleepers;
 mod slow;
@@ -26,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
 use mtrace_formats::capture::{Manifest, Problem};
-use mtrace_formats::tables::SnapshotReason;
+use mtrace_formats::tables::{RuntimeKind, SnapshotReason};
 
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
@@ -36,9 +39,11 @@ use crate::leaf::Leaves;
 use crate::ring::SharedMaps;
 use crate::sampler::Sampler;
 use crate::target::launch::Launched;
-use crate::{Options, Progress, Summary, TargetSpec};
+use crate::target::rule::Rule;
+use crate::{Options, Progress, Summary};
 pub(crate) use load::Loaded;
-use processes::{Processes, Todo};
+use processes::{Came, Processes, Todo};
+use runtimes::{Found, Runtimes};
 pub(crate) use sink::Sink;
 pub(crate) use trial::trial;
 
@@ -79,9 +84,11 @@ struct Session<'a> {
     // Before the maps that it reads.
     ring: RingBuffer<'static>,
     probes: Vec<Loaded>,
+    runtimes: Runtimes,
     shared: SharedMaps,
     manifest: Manifest,
     processes: Processes,
+    rule: Rule,
     leaves: Leaves,
     launched: Option<Launched>,
     sampler: Sampler,
@@ -140,6 +147,9 @@ impl Session<'_> {
             if stop.load(Ordering::Relaxed) {
                 return "signal";
             }
+            if let Some(reason) = self.limit_reached() {
+                return reason;
+            }
             if until.is_some_and(|t| Instant::now() >= t) {
                 return "duration";
             }
@@ -191,7 +201,7 @@ impl Session<'_> {
                 sink.settle_stacks(|stack| {
                     let Some(ip) = stack.ips.first() else { return false };
                     let mapping = images.find(stack.image, *ip);
-                    mapping.and_then(|m| leaves.caller_on_top(m, *ip)) == Some(true)
+                    mapping.and_then(|m| leaves.caller_on_top(&m, *ip)) == Some(true)
                 });
                 return;
             }
@@ -199,15 +209,17 @@ impl Session<'_> {
             for event in life {
                 self.processes.live(event, &mut sink, &mut todo);
             }
+            let with_jvm = processes::with_library(&code, &sink.files, runtimes::JVM_LIBRARY);
             self.processes.new_code(code, &sink.files);
             drop(sink);
             todo.into_iter().for_each(|t| self.follow(t));
+            with_jvm.into_iter().for_each(|pid| self.jvm_loaded(pid));
         }
     }
 
     fn follow(&mut self, todo: Todo) {
         match todo {
-            Todo::NewProgram { pid, stopped } => self.look_for_go(pid, stopped),
+            Todo::NewProgram { pid, how } => self.look_for_runtimes(pid, how),
             Todo::Sample(pid) => self.sampler.add(pid),
             Todo::Joined { pid, ts } => sleepers::note(&self.probes, pid, ts),
             Todo::Ended(pid) => {
@@ -219,21 +231,43 @@ impl Session<'_> {
         }
     }
 
-    /// Attaches the garbage collector's probes if the process runs a Go binary.
-    fn look_for_go(&mut self, pid: u32, stopped: bool) {
-        let Some(probe) = self.probes.iter_mut().find(|p| p.wants_go()) else { return };
-        let Some(go) = probe.attach_go(pid) else { return };
-        if go.new && !stopped {
+    /// Attaches the probes of the language runtimes to what the process runs.
+    fn look_for_runtimes(&mut self, pid: u32, how: Came) {
+        for found in self.runtimes.look_at(&mut self.probes, pid, how != Came::Running) {
+            self.note_runtime(pid, &found, how);
+        }
+    }
+
+    /// A process has loaded a JVM's library.
+    fn jvm_loaded(&mut self, pid: u32) {
+        if let Some(found) = self.runtimes.library_mapped(&mut self.probes, pid) {
+            self.note_runtime(pid, &found, Came::Running);
+        }
+    }
+
+    fn note_runtime(&mut self, pid: u32, found: &Found, how: Came) {
+        // A JVM loads its library long after its exec.
+        let late = how == Came::Running || (how == Came::Exec && found.kind == RuntimeKind::Go);
+        if found.new && late {
+            let (what, table) = match found.kind {
+                RuntimeKind::Go => ("the probes of the Go runtime", "gc_events"),
+                RuntimeKind::Jvm => ("the probes of the JVM", "jvm_events"),
+            };
             self.problem(format!(
-                "the garbage collector probes of Go process {pid} were attached while it ran: collections before \
-                 this moment are not in gc_events"
+                "{what} of process {pid} were attached while it ran: collections before this moment are not in {table}"
             ));
         }
-        if go.version.as_deref().is_some_and(has_stw_reason) {
-            self.sink.borrow_mut().has_stw_reason.insert(pid);
+        let mut sink = self.sink.borrow_mut();
+        if found.kind == RuntimeKind::Go && found.version.as_deref().is_some_and(runtimes::has_stw_reason) {
+            sink.has_stw_reason.insert(pid);
         }
-        if let Some(t) = self.processes.entry(pid) {
-            t.go_version = go.version;
+        if self.processes.is_new_runtime(pid, found.kind) {
+            runtimes::settings_of(pid, found).into_iter().for_each(|r| sink.push(r));
+        }
+        if found.kind == RuntimeKind::Go
+            && let Some(t) = self.processes.entry(pid)
+        {
+            t.go_version = found.version.clone();
         }
     }
 
@@ -249,6 +283,7 @@ impl Session<'_> {
             if self.processes.image(pid) == Some(image) {
                 self.shared.remove_target(pid);
             }
+            self.processes.forget(pid, image, &mut self.sink.borrow_mut());
         }
     }
 
@@ -304,6 +339,25 @@ impl Session<'_> {
                 self.follow(Todo::Ended(pid));
             }
         }
+        if self.lost_life() {
+            self.clear_unknown();
+        }
+    }
+
+    /// True if records of who came and went are lost.
+    fn lost_life(&self) -> bool {
+        let probe = self.probes.iter().find(|p| p.probe.name() == "process_events");
+        let sink = self.sink.borrow();
+        probe.is_some_and(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe)) > 0)
+    }
+
+    /// Takes processes out of the kernel's map that are gone, and that nobody here has heard of: they would fill it.
+    fn clear_unknown(&self) {
+        for pid in self.shared.targets() {
+            if self.processes.image(pid).is_none() && !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                self.shared.remove_target(pid);
+            }
+        }
     }
 
     /// Asks the probes for what they have not sent yet. On a busy CPU it may take until the next time.
@@ -354,8 +408,7 @@ impl Session<'_> {
                 self.follow(Todo::Ended(pid));
             }
         }
-        // By name those that start later are wanted, too: such a recording ends by its duration or a signal.
-        !matches!(self.options.target, TargetSpec::Comm(_)) && self.processes.alive().is_empty()
+        !self.processes.any_alive() && !self.rule.may_bring_more()
     }
 
     /// The last look at the targets; then a launched one is asked to end, under observation.
@@ -419,17 +472,6 @@ fn nanoseconds(d: Duration) -> i64 {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2)
 }
 
-/// stopTheWorldWithSema takes its reason as the first argument since Go 1.21 (runtime/proc.go).
-fn has_stw_reason(version: &str) -> bool {
-    let digits = |s: &str| s.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
-    let Some((major, rest)) = version.trim_start_matches("go").split_once('.') else { return false };
-    match (digits(major), digits(rest)) {
-        (Some(1), Some(minor)) => minor >= 21,
-        (Some(major), Some(_)) => major > 1,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,7 +479,7 @@ mod tests {
     #[test]
     fn segments_are_closed_early_at_first_and_never_later_than_asked_for() {
         let intervals = |ms| {
-            let mut options = Options::new(TargetSpec::Pid(1), "x".into());
+            let mut options = Options::new(crate::TargetSpec::Pids(vec![1]), "x".into());
             options.segment_interval = Duration::from_millis(ms);
             let mut due = Due::new(0, &options);
             let next = |due: &mut Due| {
@@ -449,14 +491,5 @@ mod tests {
         };
         assert_eq!(intervals(5000), [250, 750, 1750, 3750, 7750, 12750, 17750]);
         assert_eq!(intervals(100), [100, 200, 300, 400, 500, 600, 700]);
-    }
-
-    #[test]
-    fn the_reason_is_known_since_go_1_21() {
-        for (version, expected) in
-            [("go1.20.14", false), ("go1.21.0", true), ("go1.27rc1", true), ("go2.0", true), ("devel", false)]
-        {
-            assert_eq!(has_stw_reason(version), expected, "{version}");
-        }
     }
 }

@@ -92,7 +92,10 @@ fn processes(m: &Manifest, tables: &Tables) -> Vec<ProcessFact> {
     }
     let mut paths: BTreeMap<u32, &str> = BTreeMap::new();
     let mut statuses: BTreeMap<u32, i32> = BTreeMap::new();
+    let (mut ns_pids, mut cgroups) = (BTreeMap::<u32, u32>::new(), BTreeMap::<u32, &str>::new());
     for e in &tables.process_events {
+        ns_pids.extend(e.ns_pid.map(|inside| (e.pid, inside)));
+        cgroups.extend(e.cgroup.as_deref().map(|group| (e.pid, group)));
         if let Some(path) = &e.path {
             paths.insert(e.pid, path);
         }
@@ -107,6 +110,8 @@ fn processes(m: &Manifest, tables: &Tables) -> Vec<ProcessFact> {
             let target = targets.get(&pid);
             ProcessFact {
                 pid,
+                ns_pid: ns_pids.get(&pid).copied().or_else(|| target.and_then(|t| t.ns_pid)),
+                cgroup: cgroups.get(&pid).map(|g| (*g).to_owned()).or_else(|| target.and_then(|t| t.cgroup.clone())),
                 comm: comms.get(&pid).cloned(),
                 exe: paths.get(&pid).map(|p| (*p).to_owned()).or_else(|| target.and_then(|t| t.exe.clone())),
                 go_version: target.and_then(|t| t.go_version.clone()),

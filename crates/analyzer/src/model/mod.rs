@@ -10,6 +10,7 @@ mod ledger;
 mod overview;
 mod reclaim;
 mod requests;
+mod runtimes;
 mod stalls;
 mod timeline;
 mod trigger;
@@ -29,6 +30,7 @@ pub use overview::{
 };
 pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};
+pub use runtimes::{RuntimeFacts, RuntimeValue, RuntimeWork, Runtimes};
 pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ThrottleGroup};
 pub use timeline::{Band, Envelope, Series, Timeline};
 pub use trigger::TriggerFact;

@@ -7,6 +7,7 @@ use super::gc::GcTable;
 use super::ledger::Ledger;
 use super::reclaim::ReclaimGroup;
 use super::requests::RequestTable;
+use super::runtimes::Runtimes;
 use super::stalls::{ForkGroup, LockWaitGroup, OomVictim, ThrottleGroup};
 use super::timeline::Timeline;
 use super::trigger::TriggerFact;
@@ -61,6 +62,8 @@ pub struct Facts {
     pub failed_calls: Vec<EnomemGroup>,
     /// GC.
     pub gc: GcTable,
+    /// Language runtimes.
+    pub runtimes: Runtimes,
     /// Address spaces, one per process, the main one first.
     pub address_spaces: Vec<AddressSpace>,
     /// Flame graphs.
@@ -105,6 +108,10 @@ pub struct CaptureFacts {
 pub struct ProcessFact {
     /// Pid.
     pub pid: u32,
+    /// Pid in the innermost pid namespace that it was in; null if unknown.
+    pub ns_pid: Option<u32>,
+    /// Its cgroup, the last one known.
+    pub cgroup: Option<String>,
     /// comm.
     pub comm: Option<String>,
     /// Executable.

@@ -51,16 +51,26 @@ pub(crate) fn run(args: RecordArgs) -> Result<Code, Failure> {
 }
 
 fn options(args: RecordArgs) -> Result<Options, Failure> {
-    let target = match (args.pid, args.comm, args.command) {
-        (Some(pid), ..) => TargetSpec::Pid(pid),
-        (_, Some(comm), _) => TargetSpec::Comm(comm),
-        (_, _, argv) if !argv.is_empty() => TargetSpec::Launch { argv },
-        _ => {
-            return Err(Failure::new(
-                Code::Usage,
-                "nothing to record; give a command after `--`, or --pid PID, or --comm NAME",
-            ));
-        }
+    // The command line takes one kind only.
+    let target = if !args.pid.is_empty() {
+        TargetSpec::Pids(args.pid)
+    } else if let Some(comm) = args.comm {
+        TargetSpec::Comm(comm)
+    } else if let Some(exe) = args.exe {
+        TargetSpec::Exe(exe)
+    } else if !args.cgroup.is_empty() {
+        TargetSpec::Cgroups(args.cgroup)
+    } else if !args.container.is_empty() {
+        TargetSpec::Containers(args.container)
+    } else if args.all {
+        TargetSpec::All
+    } else if !args.command.is_empty() {
+        TargetSpec::Launch { argv: args.command }
+    } else {
+        return Err(Failure::new(
+            Code::Usage,
+            "nothing to record; give a command after `--`, or one of --pid, --comm, --exe, --cgroup, --container, --all",
+        ));
     };
     let mut options = Options::new(target, args.output);
     options.flight = args.ring.map(|window| {
@@ -76,6 +86,8 @@ fn options(args: RecordArgs) -> Result<Options, Failure> {
         }
     });
     options.duration = args.duration;
+    options.max_bytes = args.max_size;
+    options.max_events = args.max_events;
     options.ring_bytes = args.buffer;
     options.sample_interval = args.sample_interval;
     options.segment_interval = args.segment_interval;

@@ -14,7 +14,9 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// Version of the tables and of the manifest that this crate writes.
 ///
 /// 2.0: `fault_runs`. A reader that does not know it would take the single faults for all there are.
-pub const SCHEMA: SchemaVersion = SchemaVersion { major: 2, minor: 0 };
+/// 2.1: `off_cpu`: who woke a thread, its wait for a CPU, where it slept; `process_events`: pids inside
+/// of containers and cgroups; tables of lock waits, throttles, OOM kills, Go's memory management, the JVM, runtimes.
+pub const SCHEMA: SchemaVersion = SchemaVersion { major: 2, minor: 1 };
 
 /// `major` changes when an old reader would misread a capture; `minor` when something was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,7 +179,7 @@ pub struct Window {
     pub start_ns: Option<i64>,
     /// Recording stopped; null if the recorder was killed.
     pub end_ns: Option<i64>,
-    /// Why it stopped: "target exited", "duration", "signal", …
+    /// Why it stopped: "target exited", "duration", "max size", "max events", "signal", …
     pub end_reason: Option<String>,
 }
 
@@ -187,8 +189,12 @@ pub struct Window {
 pub struct Target {
     /// Process (thread group) in the recorder's pid namespace.
     pub pid: u32,
-    /// How it became a target: "launched", "pid", "comm", "child of N".
+    /// The same in the innermost pid namespace that it is in; equal outside of containers, null if unknown.
+    pub ns_pid: Option<u32>,
+    /// How it became a target: "launched", "pid", "comm", "exe", "cgroup", "container", "all", "child of N".
     pub how: String,
+    /// Its cgroup as /proc/PID/cgroup names it (the memory controller's, v1 or v2), the last one known.
+    pub cgroup: Option<String>,
     /// comm of the main thread.
     pub comm: Option<String>,
     /// Path of the executable.

@@ -220,6 +220,14 @@ impl CaptureWriter {
         self.tables.iter().map(|(name, (_, t))| (*name, t.events_failed())).filter(|(_, n)| *n > 0).collect()
     }
 
+    /// What all segments would take on disk, in blocks of so many bytes, if the open ones were closed now; rows that are
+    /// not encoded yet (less than 8192 of a table) are left out.
+    pub fn bytes_if_closed(&self, block: u64) -> u64 {
+        let closed = self.closed.iter().map(|s| s.bytes);
+        let open = self.tables.values().map(|(_, t)| t.open_bytes());
+        closed.chain(open).map(|bytes| bytes.next_multiple_of(block)).sum()
+    }
+
     /// Bytes in closed segments.
     pub fn bytes_closed(&self) -> u64 {
         self.closed.iter().map(|s| s.bytes).sum()
@@ -231,6 +239,7 @@ trait AnyTable: Send {
     fn as_any(&mut self) -> &mut dyn Any;
     fn close_segment(&mut self) -> Result<Option<SegmentInfo>>;
     fn discard(&mut self);
+    fn open_bytes(&self) -> u64;
     fn written(&self) -> u64;
     fn failed(&self) -> u64;
     fn events_written(&self) -> u64;
@@ -418,6 +427,10 @@ impl<R: Row> AnyTable for TableWriter<R> {
         let count = std::mem::take(&mut self.pending);
         self.builder.finish();
         self.give_up(count);
+    }
+
+    fn open_bytes(&self) -> u64 {
+        self.segment.as_ref().map_or(0, |s| (s.writer.bytes_written() + s.writer.in_progress_size()) as u64)
     }
 
     fn written(&self) -> u64 {

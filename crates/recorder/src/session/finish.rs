@@ -38,10 +38,26 @@ impl Session<'_> {
                 "{n} times a process ended or exec'd again before its maps could be read: its stacks may lack names"
             ));
         }
+        self.note_limits();
         self.resolve_names();
         self.manifest.clocks.push(clock_pair());
         self.manifest.targets = self.processes.listed().to_vec();
         self.close(costs, exit)
+    }
+
+    /// What there was no room for.
+    fn note_limits(&mut self) {
+        let left_out = self.processes.images.left_out;
+        if left_out > 0 {
+            self.problem(format!("{left_out} executable mappings are not remembered: stacks in them may lack names"));
+        }
+        self.fill_reports();
+        let not_followed = self.manifest.accounts.iter().filter_map(|a| a.ignored.get("child_not_followed"));
+        let n: u64 = not_followed.sum();
+        if n > 0 {
+            let room = self.rule.room();
+            self.problem(format!("{n} processes are not recorded: there is room for {room} at a time"));
+        }
     }
 
     fn note_exit(&mut self) -> Option<Exit> {
@@ -111,7 +127,7 @@ impl Session<'_> {
             accounts::account(probe.name(), probe.tables()[0], probe.ignored(), &p.counters(), sink.counts(probe))
         };
         self.manifest.accounts = self.probes.iter().map(account).collect();
-        let reports: Vec<ProbeReport> = self.probes.iter().map(super::load::Loaded::report).collect();
+        let reports: Vec<ProbeReport> = self.probes.iter().map(|p| p.report(&self.runtimes)).collect();
         let known = |r: &ProbeReport| reports.iter().any(|n| n.name == r.name);
         self.manifest.probes.retain(|r| !known(r));
         self.manifest.probes.extend(reports);

@@ -91,6 +91,8 @@ pub(crate) struct Stacks {
     /// Periods of the flight recorder; always 0 without one.
     period: u32,
     set: StackSet,
+    /// Address spaces of the stacks.
+    images: HashSet<u32>,
     new: Vec<(u32, StackRecord)>,
     new_frames: usize,
 }
@@ -109,8 +111,19 @@ impl Stacks {
         }
         self.last_id = id;
         self.ids.insert(record.hash, Known { id, used: self.period, sent: true });
+        self.images.insert(record.image);
         self.new_frames += frames;
         self.new.push((id, record));
+    }
+
+    /// True if a stack belongs to this image.
+    pub(crate) fn use_image(&self, image: u32) -> bool {
+        self.images.contains(&image)
+    }
+
+    /// Frames kept so far.
+    pub(crate) fn frames(&self) -> usize {
+        self.set.ips.len()
     }
 
     /// The number of the stack with this hash, which is in use now.
@@ -160,6 +173,7 @@ impl Stacks {
             let mut left: HashSet<u32> = self.ids.values().map(|k| k.id).collect();
             left.extend(self.new.iter().map(|(id, _)| *id));
             self.set = self.set.only(&left);
+            self.images = self.set.all().iter().map(|s| s.image).chain(self.new.iter().map(|(_, r)| r.image)).collect();
         }
         let mut forget = Vec::new();
         for (hash, known) in self.ids.iter_mut().filter(|(_, k)| k.sent && k.used < period) {

@@ -46,6 +46,9 @@ fn push_verdict(out: &mut String, analysis: &Analysis) {
     if let Some(action) = &v.action {
         let _ = writeln!(out, "**Do:** {}{}\n", markdown_rich(action), where_and_gain(summary::main_finding(analysis)));
     }
+    if let Some(about) = summary::about(analysis) {
+        let _ = writeln!(out, "**About:** {}\n", markdown_rich(&about));
+    }
     if !v.confidence_reasons.is_empty() {
         let reasons: Vec<String> = v.confidence_reasons.iter().map(|r| markdown_rich(r)).collect();
         let _ = writeln!(out, "**Confidence {}:** {}\n", format::confidence(v.confidence), reasons.join("; "));

@@ -13,6 +13,9 @@ pub(super) const SECTION: Section = Section { id: "trust", title: "Trust", rende
 /// Rows of a list of losses or damages.
 const ROWS: usize = 60;
 
+/// Rows of the table of processes.
+const MAX_PROCESSES: usize = 100;
+
 #[derive(Template)]
 #[template(path = "sections/trust.html")]
 struct View {
@@ -29,6 +32,7 @@ struct View {
     host: Vec<(&'static str, String)>,
     recorder: Vec<(&'static str, String)>,
     processes: Vec<ProcessView>,
+    processes_left_out: usize,
     rows: Vec<(String, String)>,
 }
 
@@ -68,6 +72,8 @@ struct ProbeView {
 
 struct ProcessView {
     pid: u32,
+    inside: String,
+    cgroup: Html,
     comm: Html,
     exe: Html,
     go: String,
@@ -96,7 +102,8 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
         more_damage: trust.damage.len().saturating_sub(ROWS),
         host: host(&analysis.facts.capture, trust.clock_error_ns),
         recorder: recorder(analysis),
-        processes: analysis.facts.capture.processes.iter().map(process).collect(),
+        processes: processes(&analysis.facts.capture.processes),
+        processes_left_out: analysis.facts.capture.processes.len().saturating_sub(MAX_PROCESSES),
         rows: analysis.facts.capture.rows.iter().map(|(table, n)| (table.clone(), format::count(*n))).collect(),
     };
     Ok(Html::from_markup(view.render()?))
@@ -207,9 +214,20 @@ fn recorder(analysis: &Analysis) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Those with most events, by pid: a whole host has thousands.
+fn processes(all: &[ProcessFact]) -> Vec<ProcessView> {
+    let mut shown: Vec<&ProcessFact> = all.iter().collect();
+    shown.sort_by_key(|p| std::cmp::Reverse(p.faults.saturating_add(p.memory_calls)));
+    shown.truncate(MAX_PROCESSES);
+    shown.sort_by_key(|p| p.pid);
+    shown.into_iter().map(process).collect()
+}
+
 fn process(p: &ProcessFact) -> ProcessView {
     ProcessView {
         pid: p.pid,
+        inside: p.ns_pid.filter(|inside| *inside != p.pid).map(|inside| inside.to_string()).unwrap_or_default(),
+        cgroup: p.cgroup.as_deref().map(Html::name).unwrap_or_default(),
         comm: p.comm.as_deref().map(Html::name).unwrap_or_default(),
         exe: p.exe.as_deref().map(Html::name).unwrap_or_default(),
         go: p.go_version.clone().unwrap_or_default(),
