@@ -341,7 +341,8 @@ impl Session<'_> {
         let set_up = self.manifest.window.attach_begin_ns.unwrap_or(i64::MIN).saturating_add(SETTING_UP_NS);
         self.manifest.problems.retain(|p| p.ts.is_none_or(|ts| ts >= start || ts <= set_up));
         self.manifest.targets = self.processes.listed().to_vec();
-        self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), Vec::new());
+        let measured = self.bpf_time.measured(&self.probes, monotonic_ns());
+        self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), measured);
     }
 
     /// The last look at the targets before a dump.
