@@ -14,7 +14,7 @@ const SCRATCH_BYTES: u32 = 6 * 8 + 65 * 8 + (24 + 8 + 8 + 128 * 8) + (24 + 3 * 8
 /// `EPOCHS` of bpf/mtrace.bpf.h.
 const EPOCHS: u32 = 4096;
 /// Targets at a time.
-const MAX_TARGETS: u32 = 8192;
+pub(crate) const MAX_TARGETS: u32 = 8192;
 /// Stacks that the kernel remembers as sent; the least used ones are sent again.
 const MAX_STACKS: u32 = 64 * 1024;
 

@@ -5,6 +5,7 @@
 
 mod manifest;
 mod pack;
+mod place;
 mod reader;
 mod writer;
 
@@ -13,5 +14,6 @@ pub use manifest::{
     RecorderCost, SCHEMA, SchemaVersion, SegmentInfo, State, Target, Window,
 };
 pub use pack::{is_packed, pack};
+pub use place::Place;
 pub use reader::{Capture, SegmentRef, Skipped};
 pub use writer::{CaptureWriter, TableWriter};

@@ -9,7 +9,7 @@ use super::{Session, names};
 use crate::Summary;
 use crate::accounts;
 use crate::error::Error;
-use crate::host::{clock_pair, monotonic_ns};
+use crate::host::monotonic_ns;
 use crate::target::launch::Exit;
 
 /// Programs that run on another CPU while they are detached need a moment to end.
@@ -35,10 +35,25 @@ impl Session<'_> {
                 "{n} times a process ended or exec'd again before its maps could be read: its stacks may lack names"
             ));
         }
+        self.note_unfollowed();
         self.resolve_names();
-        self.manifest.clocks.push(clock_pair());
+        self.note_clock();
         self.manifest.targets = self.processes.listed().to_vec();
         self.close(costs, exit)
+    }
+
+    /// Processes that nothing is recorded of: no probe has seen, so none has lost, what they did.
+    fn note_unfollowed(&mut self) {
+        self.fill_reports();
+        let ignored = |a: &Account| a.ignored.get("child_not_followed").copied().unwrap_or(0);
+        let n: u64 = self.manifest.accounts.iter().map(ignored).sum();
+        if n > 0 {
+            self.problem(format!(
+                "{n} children were not followed, nothing is recorded of them: more than {} processes were targets at \
+                 the same time",
+                crate::ring::MAX_TARGETS
+            ));
+        }
     }
 
     fn note_exit(&mut self) -> Option<Exit> {

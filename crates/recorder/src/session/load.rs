@@ -79,7 +79,7 @@ impl Loaded {
             let attached = match program.attach {
                 Attach::GoEntry(_) | Attach::Flush => continue,
                 Attach::BySection => find(&self.object, program.name)
-                    .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| e.to_string())),
+                    .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| format!("{e:#}"))),
                 Attach::SoftwareEvent(config) => {
                     find(&self.object, program.name).and_then(|p| attach_everywhere(&p, config))
                 }
@@ -277,7 +277,7 @@ fn find<'a>(object: &'a Object, name: &str) -> Result<ProgramMut<'a>, String> {
 
 fn load_variant(probe: &dyn Probe, variant: &Variant, shared: &SharedMaps) -> Result<Object, String> {
     let said = LibbpfWords::begin();
-    let with_words = |e: libbpf_rs::Error, said: LibbpfWords| format!("{e}{}", said.end());
+    let with_words = |e: libbpf_rs::Error, said: LibbpfWords| format!("{e:#}{}", said.end());
     let mut open = match ObjectBuilder::default().name(probe.name()).and_then(|b| b.open_memory(probe.object())) {
         Ok(open) => open,
         Err(e) => return Err(with_words(e, said)),
@@ -335,7 +335,7 @@ fn attach_on(program: &ProgramMut<'_>, config: u64, cpu: i32) -> Result<Link, St
     program.attach_perf_event(raw).map_err(|e| {
         // SAFETY: libbpf owns the descriptor only where it made a link of it.
         drop(unsafe { OwnedFd::from_raw_fd(raw) });
-        format!("CPU {cpu}: {e}")
+        format!("CPU {cpu}: {e:#}")
     })
 }
 

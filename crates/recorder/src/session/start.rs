@@ -114,7 +114,7 @@ fn begin<'a>(
     writer: CaptureWriter,
     cost: CostMeter,
 ) -> Result<Session<'a>, Error> {
-    let reserve = Reserve::new(writer.dir())?;
+    let reserve = Reserve::new(writer.place())?;
     let fault_cost = plan.fault_probe().map(|p| crate::calibrate::fault_cost(p, options.faults));
     let attach_begin_ns = monotonic_ns();
     let shared = SharedMaps::create(options.ring_bytes)?;

@@ -2,8 +2,8 @@
 
 use askama::Template;
 
-use super::{Context, Section};
-use crate::model::{Analysis, CaptureFacts, ProbeFact, ProcessFact, ReplayCertificate};
+use super::{Context, Section, shared};
+use crate::model::{Analysis, CaptureFacts, ProbeFact, ProcessFact, ReplayCertificate, Trust};
 use crate::report::escape::Html;
 use crate::report::summary::{self, TrustSummary};
 use crate::report::{Error, format};
@@ -12,6 +12,8 @@ pub(super) const SECTION: Section = Section { id: "trust", title: "Trust", rende
 
 /// Rows of a list of losses or damages.
 const ROWS: usize = 60;
+/// Processes listed.
+const PROCESSES: usize = 200;
 
 #[derive(Template)]
 #[template(path = "sections/trust.html")]
@@ -29,6 +31,7 @@ struct View {
     host: Vec<(&'static str, String)>,
     recorder: Vec<(&'static str, String)>,
     processes: Vec<ProcessView>,
+    more_processes: usize,
     rows: Vec<(String, String)>,
 }
 
@@ -81,6 +84,8 @@ struct ProcessView {
 fn render(context: &Context<'_>) -> Result<Html, Error> {
     let analysis = context.analysis;
     let (trust, zero) = (&analysis.facts.trust, context.zero_ns);
+    let all = &analysis.facts.capture.processes;
+    let processes = shared::heaviest(all, PROCESSES, |p| p.faults.saturating_add(p.memory_calls));
     let view = View {
         summary: TrustSummary::new(analysis),
         replay: trust.replay.iter().map(|r| replay(r, zero)).collect(),
@@ -94,9 +99,13 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
             .collect(),
         damage: trust.damage.iter().take(ROWS).map(|d| Html::rich(d)).collect(),
         more_damage: trust.damage.len().saturating_sub(ROWS),
-        host: host(&analysis.facts.capture, trust.clock_error_ns),
+        host: host(&analysis.facts.capture, trust.clock_error_ns)
+            .into_iter()
+            .chain((!trust.clock_settings.is_empty()).then(|| ("wall clock", clock(trust, zero))))
+            .collect(),
         recorder: recorder(analysis),
-        processes: analysis.facts.capture.processes.iter().map(process).collect(),
+        more_processes: all.len() - processes.len(),
+        processes: processes.into_iter().map(process).collect(),
         rows: analysis.facts.capture.rows.iter().map(|(table, n)| (table.clone(), format::count(*n))).collect(),
     };
     Ok(Html::from_markup(view.render()?))
@@ -161,6 +170,17 @@ fn probes(probes: &[ProbeFact]) -> Vec<ProbeView> {
         hides: p.hides.as_deref().filter(|_| p.status != "ran").map(Html::rich).unwrap_or_default(),
     };
     sorted.into_iter().map(view).collect()
+}
+
+/// How the wall clock was set.
+fn clock(trust: &Trust, zero: i64) -> String {
+    let one = |(after, before, by): &(i64, i64, i64)| {
+        let way = if *by < 0 { "back" } else { "ahead" };
+        let by = format::duration(by.saturating_abs());
+        format!("{by} {way}, between {} and {}", format::offset(*after, zero), format::offset(*before, zero))
+    };
+    let all: Vec<String> = trust.clock_settings.iter().take(ROWS).map(one).collect();
+    format!("was set {}; times of day follow it as it was before", all.join("; "))
 }
 
 fn host(c: &CaptureFacts, clock_error_ns: Option<i64>) -> Vec<(&'static str, String)> {
