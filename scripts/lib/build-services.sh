@@ -53,7 +53,7 @@ content() {
     )
 }
 
-programs='coldstart coldstart-stripped coldstart-pie coldstart-pie-stripped client gcgrowth faultloop memcalls churn refused filescan'
+programs='coldstart coldstart-stripped coldstart-pie coldstart-pie-stripped client gcgrowth faultloop memcalls churn refused filescan forkcow leak maplock'
 complete() {
     local program
     for program in $programs; do [ -x "$output/$program" ] || return 1; done
@@ -86,7 +86,7 @@ build_all() {
     build_go coldstart-pie-stripped coldstart -buildmode=pie -ldflags='-s -w'
     build_go gcgrowth gcgrowth
     local program
-    for program in faultloop memcalls churn refused filescan; do build_c "$program"; done
+    for program in faultloop memcalls churn refused filescan forkcow leak maplock; do build_c "$program"; done
     # Renamed into place: a copy that is running stays as it is.
     for program in $programs; do mv -f "$work/$program" "$output/$program"; done
     printf '%s\n' "$stamp" >"$output/stamp"

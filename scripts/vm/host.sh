@@ -40,6 +40,11 @@ rows() {
     "$ROWS" "$1" "$2"
 }
 
+# faults CAPTURE KIND: how many, single ones and those of runs.
+faults() {
+    { rows "$1" faults; rows "$1" fault_runs; } | jq -s "[.[] | select(.kind == \"$2\") | .count // 1] | add // 0"
+}
+
 # manifest CAPTURE FILTER: the answer of jq.
 manifest() {
     jq -r "$2" "$1/manifest.json"

@@ -4,7 +4,8 @@
 MTRACE_VM_CACHE=$MTRACE_CACHE/vm
 
 # kernel_image PATTERN: prints the path of the newest vmlinuz whose package matches; fetches it at the first call.
-# Nothing else of a package is needed: serial ports, cgroups, BTF and BPF are built into Debian's kernels.
+# Serial ports, cgroups, BTF and BPF are built into Debian's kernels. Beside it lies brd.ko, the RAM disk that is swapped
+# to.
 kernel_image() {
     local package version home
     package=$(_newest_package "$1")
@@ -19,7 +20,7 @@ kernel_image() {
     fi
     version=$(apt-cache show --no-all-versions "$package" | sed -n 's/^Version: //p' | head -n 1)
     home=$MTRACE_VM_CACHE/kernels/${package}_${version//:/%}
-    [ -e "$home/vmlinuz" ] || _fetch_kernel "$package" "$home" || return 1
+    [ -e "$home/vmlinuz" ] && [ -e "$home/brd.ko" ] || _fetch_kernel "$package" "$home" || return 1
     printf '%s\n' "$home/vmlinuz"
 }
 
@@ -33,10 +34,19 @@ _fetch_kernel() {
     mkdir -p "$home" && work=$(mktemp -d "$home/fetch.XXXXXX") || return 1
     # The sandbox user of apt may not write below a private home; the package's signature is checked all the same.
     if ! (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$package" >&2) ||
-        ! dpkg-deb --fsys-tarfile "$work"/*.deb | tar -x -C "$work" --wildcards './boot/vmlinuz-*'; then
+        ! dpkg-deb --fsys-tarfile "$work"/*.deb | tar -x -C "$work" --wildcards './boot/vmlinuz-*' './lib/modules/*/drivers/block/brd.ko*'; then
         rm -rf "$work"
         setup_fail "could not fetch $package" "try: apt-get download $package"
         return 1
     fi
+    _unpack_module "$work"/lib/modules/*/kernel/drivers/block/brd.ko* >"$home/brd.ko"
     mv "$work"/boot/vmlinuz-* "$home/vmlinuz" && rm -rf "$work"
+}
+
+# Compressed or not, by the version.
+_unpack_module() {
+    case $1 in
+        *.xz) xz -dc "$1" ;;
+        *) cat "$1" ;;
+    esac
 }

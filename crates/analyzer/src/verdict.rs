@@ -15,6 +15,10 @@ const ASLEEP_SHARE: f64 = 0.9;
 
 /// Chooses the verdict. `findings` are ranked already.
 pub(crate) fn choose(joined: &Joined, findings: &[Finding]) -> Verdict {
+    // What it was slow in before the kernel killed it is of no interest.
+    if let Some(f) = findings.iter().find(|f| f.code == rules::OOM_KILL) {
+        return from_finding(VerdictKind::Memory, f);
+    }
     let mut verdict = answer(joined, findings);
     if let Some(which) = main_ledger(joined).and_then(which_request) {
         verdict.sentence.push_str(&which);

@@ -1,6 +1,7 @@
 //! Numbers read periodically from /proc and cgroup files: rows of `samples`.
 //!
-//! Two speeds. Every tick: `statm`, `stat`, the counters of the cgroup, PSI, `meminfo`. Rarely: `smaps_rollup`, which
+//! Two speeds. Every tick: `statm`, `stat`, the counters of the cgroup, PSI, `meminfo`; every second at most `vmstat` and
+//! `buddyinfo`, which take the kernel longer. Rarely: `smaps_rollup`, which
 //! walks the page tables under mmap_lock and so stalls the target's mmap calls, and the cgroup's `memory.stat`, which
 //! makes the kernel gather per-CPU counters. The rare ones share one [`Budget`]: each reading is timed, and the next one
 //! waits until all of them together take at most 1 % of the time.
@@ -9,6 +10,7 @@
 
 mod cgroup;
 mod parse;
+mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -108,6 +110,8 @@ pub struct Sampler {
     /// Things that are read rarely, with the time of their last reading.
     rare_last: BTreeMap<Rare, i64>,
     budget: Budget,
+    /// When `vmstat` and `buddyinfo` are due, CLOCK_MONOTONIC ns.
+    vm_next: i64,
     page_bytes: u64,
     tick_ns: u64,
     problems: BTreeSet<String>,
@@ -131,6 +135,7 @@ impl Sampler {
             processes: BTreeMap::new(),
             rare_last: BTreeMap::new(),
             budget: Budget { next: i64::MIN },
+            vm_next: i64::MIN,
             page_bytes: page_size().unwrap_or(4096),
             tick_ns: 1_000_000_000 / ticks.unwrap_or(100),
             problems: BTreeSet::new(),
@@ -201,6 +206,10 @@ impl Sampler {
         }
         self.host_pressure(&mut out);
         meminfo(&mut out);
+        if all || now >= self.vm_next {
+            vm::counters(&mut out);
+            self.vm_next = now.saturating_add(RARE_INTERVAL_NS);
+        }
         self.rare(now, all, &cgroups, &mut out);
         self.cost.ticks += 1;
         self.cost.total_ns += (monotonic_ns() - begin).unsigned_abs();

@@ -13,6 +13,7 @@ mod sink;
 mod sleepers;
 mod stacks;
 mod start;
+mod trial;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -36,6 +37,7 @@ use crate::{Options, Progress, Summary, TargetSpec};
 pub(crate) use load::Loaded;
 use processes::{Processes, Todo};
 pub(crate) use sink::Sink;
+pub(crate) use trial::trial;
 
 /// How long the reader sleeps at most; the kernel wakes it for an exec and when the ring fills up.
 const POLL: Duration = Duration::from_millis(50);

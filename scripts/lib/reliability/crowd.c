@@ -5,6 +5,7 @@
  *     crowd forks N PARALLEL    N children that exit at once, at most PARALLEL at a time
  *     crowd spawns N PARALLEL   the same, but each executes this program (`leaf`)
  *     crowd execs N             executes itself N times, one after the other
+ *     crowd herd N              N children that live at the same time
  *     crowd threads N           N threads that live at the same time; each maps, touches and unmaps a page
  *     crowd churn N             N threads one after the other, each as above
  *     crowd calls N             N times: drops a page and touches it again
@@ -96,6 +97,30 @@ static void children(char *self, long n, long parallel, int exec)
 		}
 	}
 	while (alive--)
+		wait_for_one();
+}
+
+/* Each waits for the end of a pipe that the parent holds. */
+static void herd(long n)
+{
+	int ends[2];
+	char byte;
+
+	if (pipe(ends))
+		fail("pipe");
+	for (long i = 0; i < n; i++) {
+		pid_t child = fork();
+
+		if (child < 0)
+			fail("fork");
+		if (!child) {
+			alarm(LIFETIME_SECONDS);
+			close(ends[1]);
+			_exit(read(ends[0], &byte, 1) != 0);
+		}
+	}
+	close(ends[1]);
+	while (n--)
 		wait_for_one();
 }
 
@@ -198,6 +223,8 @@ int main(int argc, char **argv)
 		children(argv[0], n, argc > 3 ? atol(argv[3]) : 1, mode[0] == 's');
 	else if (!strcmp(mode, "threads") || !strcmp(mode, "churn"))
 		threads(n, mode[0] == 't');
+	else if (!strcmp(mode, "herd"))
+		herd(n);
 	else if (!strcmp(mode, "calls"))
 		calls(n);
 	else

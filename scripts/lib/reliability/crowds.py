@@ -61,6 +61,23 @@ def spawn_storm(lab, outcome):
         lives(outcome, capture, base, 3000, fork=1, exec=1, name=1, thread_exit=1, exit=1)
 
 
+def herd(lab, outcome):
+    """9,000 children that live at the same time: more than there is room for among the targets"""
+    n, room = 9000, 8192
+    base = crowd(lab, outcome, "herd", 0)
+    capture = crowd(lab, outcome, "herd", n)
+    if not base or not capture:
+        return
+    account, usual = capture.account("process_events"), base.account("process_events")
+    without = account["ignored"].get("child_not_followed", 0)
+    # The parent is a target, too.
+    outcome.equal("children not followed", without, n + 1 - room)
+    outcome.equal("life events seen", account["seen"] - usual["seen"], n + 2 * (n - without))
+    said = [w for w in capture.report["trust"]["not_checked"] if f"{without} children were not followed" in w]
+    outcome.hold(said, "the report does not say that children were not followed")
+    outcome.notes.append(f"{without} not followed, which the report says")
+
+
 def threads_at_once(lab, outcome):
     """10,000 threads that live at the same time"""
     base = crowd(lab, outcome, "threads", 1)

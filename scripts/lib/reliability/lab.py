@@ -42,9 +42,9 @@ class Lab:
         """A target that is talked to: its output is read line by line, lines are sent to it."""
         return self.spawn(self.crowd, *argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
-    def record(self, *argv, output=None, limits=(), **kwargs):
-        """Starts a recorder; `limits` are (RLIMIT, value)."""
-        return Recorder(self, output or self.path("capture.mtrace"), argv, limits, kwargs)
+    def record(self, *argv, output=None, limits=(), under=(), **kwargs):
+        """Starts a recorder; `limits` are (RLIMIT, value), `under` is a command that executes it."""
+        return Recorder(self, output or self.path("capture.mtrace"), argv, limits, under, kwargs)
 
     def mtrace_run(self, *argv):
         argv = [self.mtrace, *(str(a) for a in argv)]
@@ -83,7 +83,7 @@ def end_session(process):
 
 
 class Recorder:
-    def __init__(self, lab, capture, argv, limits, kwargs):
+    def __init__(self, lab, capture, argv, limits, under, kwargs):
         self.capture, self.said_in = pathlib.Path(capture), lab.path("said")
         self.out = lab.path("out")
 
@@ -91,7 +91,7 @@ class Recorder:
             for which, value in limits:
                 resource.setrlimit(which, (value, value))
 
-        argv = [lab.mtrace, "record", "-o", self.capture, *argv]
+        argv = [*under, lab.mtrace, "record", "-o", self.capture, *argv]
         with open(self.said_in, "wb") as said, open(self.out, "wb") as out:
             self.process = lab.spawn(
                 *argv, stdin=subprocess.DEVNULL, stdout=out, stderr=said, preexec_fn=before_exec, **kwargs

@@ -1,7 +1,10 @@
 """A recorder that gets too little."""
 
 import os
+import pathlib
 import resource
+import subprocess
+import time
 
 
 def little_memory(lab, outcome):
@@ -24,6 +27,43 @@ def little_memory(lab, outcome):
         if recorder.capture.exists():
             (outcome.killed if code == -6 else outcome.complete)(recorder.capture)
     outcome.notes.append("exit codes " + ", ".join(f"{c}: {n}" for c, n in sorted(codes.items())))
+
+
+def small_cgroup(lab, outcome):
+    """the recorder in a memory cgroup of 24 to 96 MiB, its target outside: it is slow, or killed and that is said"""
+    root = pathlib.Path("/sys/fs/cgroup")
+    v1 = (root / "memory/memory.limit_in_bytes").exists()
+    group = root / ("memory" if v1 else "") / f"mtrace-reliability-{os.getpid()}"
+    limit = group / ("memory.limit_in_bytes" if v1 else "memory.max")
+    try:
+        group.mkdir()
+    except OSError as e:
+        outcome.skipped = f"no memory cgroup may be made here: {e}"
+        return
+    try:
+        if not limit.exists():
+            outcome.skipped = "the memory controller is not delegated here"
+            return
+        for mib in (24, 32, 48, 96):
+            in_group(lab, outcome, group, limit, mib)
+    finally:
+        lab.clean()
+        time.sleep(0.2)
+        group.rmdir()
+
+
+def in_group(lab, outcome, group, limit, mib):
+    outcome.runs += 1
+    limit.write_text(f"{mib}M")
+    target = lab.spawn(lab.services / "faultloop", 16, 100000, "random", stdout=subprocess.DEVNULL)
+    join = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+    recorder = lab.record("--ring", "4M", "--faults=every", "--duration", "3s", "--pid", target.pid, under=join)
+    code = recorder.wait()
+    outcome.hold(code in (0, 4, 5, -9), f"{mib} MiB: exit code {code}: {recorder.said}")
+    outcome.notes.append(f"{mib} MiB: {'killed' if code == -9 else f'exit code {code}'}")
+    if recorder.capture.exists():
+        (outcome.killed if code == -9 else lambda c: outcome.complete(c, slow=True))(recorder.capture)
+    target.kill()
 
 
 def few_descriptors(lab, outcome):

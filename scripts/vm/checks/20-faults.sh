@@ -7,7 +7,7 @@ guest() {
 host() {
     expect_exact faults.mtrace
     expect_probes faults.mtrace process_events=tp_btf memory_calls=tp_btf refusals=tp_btf io_calls=tp_btf \
-        faults=tp_btf+software_event off_cpu=tp_btf
+        faults=tp_btf+software_event off_cpu=tp_btf reclaims=tp_btf throttles=fentry lock_waits=tp_btf oom_kills=tp_btf
     # Where it stood when it was stopped at its exec: the recorder's fork had faults as well.
     for kind in minor major; do
         key=$(printf %.3s "$kind")flt

@@ -242,9 +242,6 @@ fn not_checked(m: &Manifest, tables: &Tables, replay: &Replay) -> Vec<String> {
             "mappings of process {pid} that are older than its first event: there is no snapshot of them"
         ));
     }
-    out.push(
-        "the sleep of memory.high (cgroup v2) on the way out of the kernel: no probe for it in this version".to_owned(),
-    );
     out.push("pages that appear without a fault (MAP_POPULATE, MADV_POPULATE, get_user_pages)".to_owned());
     out
 }

@@ -91,7 +91,8 @@ fn is_accountable(c: &MemoryCall) -> bool {
             c.prot_or_advice.is_some_and(|p| p & PROT_WRITE != 0) && flags & (MAP_SHARED_BIT | MAP_NORESERVE) == 0
         }
         MemoryCallKind::Mprotect => c.prot_or_advice.is_some_and(|p| p & PROT_WRITE != 0),
-        MemoryCallKind::Brk | MemoryCallKind::Mremap => true,
+        // All that is private and writable is counted once more.
+        MemoryCallKind::Brk | MemoryCallKind::Mremap | MemoryCallKind::Fork => true,
         MemoryCallKind::Munmap | MemoryCallKind::Madvise => false,
     }
 }

@@ -10,11 +10,15 @@ mod failed_calls;
 mod fault_cost;
 mod faults;
 mod flame;
+mod forks;
 mod gc;
 mod ledger;
+mod lock_waits;
+mod oom_kills;
 mod overlays;
 mod reclaims;
 mod splits;
+mod throttles;
 mod timeline;
 mod wait;
 
@@ -101,6 +105,10 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
             faults,
             churn,
             reclaims: reclaims::groups(&tables.reclaims, &splits, symbols),
+            throttles: throttles::groups(&tables.throttles, &splits, symbols),
+            lock_waits: lock_waits::groups(&tables.lock_waits, &tables.calls, &splits, symbols),
+            forks: forks::groups(&tables, span.1),
+            oom_victims: oom_kills::victims(&tables.oom_kills, &replay.processes.keys().copied().collect(), symbols),
             failed_calls: failed_calls::groups(&tables, &replay, page_size),
             gc: gc_table,
             address_spaces: address_space::address_spaces(

@@ -25,8 +25,11 @@ pub(crate) struct Overlay {
 }
 
 /// The registry.
-pub(crate) const ALL: &[Overlay] =
-    &[Overlay { table: "reclaims", stalls: |t| stalls(&t.reclaims, |r| (r.pid, r.tid, r.ts, r.dur)) }];
+pub(crate) const ALL: &[Overlay] = &[
+    Overlay { table: "reclaims", stalls: |t| stalls(&t.reclaims, |r| (r.pid, r.tid, r.ts, r.dur)) },
+    Overlay { table: "throttles", stalls: |t| stalls(&t.throttles, |r| (r.pid, r.tid, r.ts, r.dur)) },
+    Overlay { table: "lock_waits", stalls: |t| stalls(&t.lock_waits, |r| (r.pid, r.tid, r.ts, r.dur)) },
+];
 
 /// Something for each overlay that has rows, by the name of its table.
 pub(crate) type ByOverlay<T> = BTreeMap<&'static str, T>;

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use mtrace_formats::capture::Capture;
 use mtrace_formats::tables::{
-    Fault, FaultRun, FileRow, Frame, GcEvent, IoCall, Loss, MapRow, MemoryCall, OffCpu, ProcessEvent, Reclaim, Refusal,
-    Sample, SocketRow,
+    Fault, FaultRun, FileRow, Frame, GcEvent, IoCall, LockWait, Loss, MapRow, MemoryCall, OffCpu, OomKill,
+    ProcessEvent, Reclaim, Refusal, Sample, SocketRow, Throttle,
 };
 
 use crate::symbols::SymbolTable;
@@ -106,6 +106,12 @@ tables! {
     files: FileRow [none] by |_r| 0_u8;
     /// Reclaim and compaction by the targets' threads.
     reclaims: Reclaim [span] by |r| r.ts;
+    /// Sleeps that the kernel imposed on the targets' threads.
+    throttles: Throttle [span] by |r| r.ts;
+    /// Waits for the lock of an address space.
+    lock_waits: LockWait [span] by |r| r.ts;
+    /// Victims of the OOM killer.
+    oom_kills: OomKill [at] by |r| r.ts;
     /// What the kernel counted when it refused a mapping.
     refusals: Refusal [at] by |r| (r.tid, r.ts);
     /// Periodic samples.

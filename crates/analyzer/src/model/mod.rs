@@ -10,6 +10,7 @@ mod ledger;
 mod overview;
 mod reclaim;
 mod requests;
+mod stalls;
 mod timeline;
 
 pub use address_space::{AddressSpace, GapClass, GapHistogram, GapPoint, GrowthByOwner};
@@ -27,4 +28,5 @@ pub use overview::{
 };
 pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};
+pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ThrottleGroup};
 pub use timeline::{Band, Envelope, Series, Timeline};

@@ -7,6 +7,7 @@ use super::gc::GcTable;
 use super::ledger::Ledger;
 use super::reclaim::ReclaimGroup;
 use super::requests::RequestTable;
+use super::stalls::{ForkGroup, LockWaitGroup, OomVictim, ThrottleGroup};
 use super::timeline::Timeline;
 
 /// Version of report.json; raised when a reader of an older one would be misled.
@@ -47,6 +48,14 @@ pub struct Facts {
     pub churn: Churn,
     /// Reclaim and compaction by the targets' threads.
     pub reclaims: Vec<ReclaimGroup>,
+    /// Sleeps that the kernel imposed on the targets' threads because memory is short.
+    pub throttles: Vec<ThrottleGroup>,
+    /// Waits of the targets' threads for the lock of their own address space.
+    pub lock_waits: Vec<LockWaitGroup>,
+    /// Forks and the copies on write that followed.
+    pub forks: Vec<ForkGroup>,
+    /// Victims of the OOM killer, in order of time.
+    pub oom_victims: Vec<OomVictim>,
     /// Failed memory calls.
     pub failed_calls: Vec<EnomemGroup>,
     /// GC.

@@ -336,7 +336,7 @@ impl<'a> Driver<'a> {
                     let (low, high) = (result.min(c.addr), result.max(c.addr));
                     [mm.range(low, high - low), None]
                 }
-                MemoryCallKind::Madvise => [None, None],
+                MemoryCallKind::Madvise | MemoryCallKind::Fork => [None, None],
                 MemoryCallKind::Munmap | MemoryCallKind::Mprotect => [mm.range(c.addr, c.len_bytes), None],
             };
             ranges.extend(touched.into_iter().flatten());

@@ -6,9 +6,13 @@
 
 mod common;
 mod first_touch_faults;
+mod fork_copies;
 mod growth_during_gc;
 mod mapping_refused;
+mod memory_high_throttling;
+mod mmap_lock_contention;
 mod not_memory;
+mod oom_kill;
 mod purge_refault_churn;
 mod reclaim_stalls;
 
@@ -18,6 +22,7 @@ use crate::context::Joined;
 use crate::model::{Finding, Ledger, RuledOut};
 
 pub(crate) use not_memory::{CODE as NOT_MEMORY, memory_ns, slower_unseen};
+pub(crate) use oom_kill::CODE as OOM_KILL;
 
 /// The registry: every rule, in the order of the rule reference.
 pub const ALL: &[&dyn Rule] = &[
@@ -26,6 +31,10 @@ pub const ALL: &[&dyn Rule] = &[
     &purge_refault_churn::PurgeRefaultChurn,
     &mapping_refused::MappingRefused,
     &reclaim_stalls::ReclaimStalls,
+    &memory_high_throttling::MemoryHighThrottling,
+    &mmap_lock_contention::MmapLockContention,
+    &oom_kill::OomKill,
+    &fork_copies::ForkCopies,
     &not_memory::NotMemory,
 ];
 

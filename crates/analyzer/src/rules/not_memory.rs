@@ -67,21 +67,11 @@ fn check(joined: &Joined) -> Outcome {
         ));
     };
     let other_ns = ledger.wall_ns(other);
-    let reclaim: i64 = joined
-        .facts
-        .reclaims
-        .iter()
-        .filter(|g| g.pid == ledger.pid)
-        .flat_map(|g| g.in_windows.iter().filter(|(name, _)| *name == ledger.window.name))
-        .map(|(_, ns)| *ns)
-        .sum();
-    if reclaim as f64 > MAX_MEMORY_SHARE * total as f64 {
-        let why = format!(
-            "the kernel made it reclaim memory for {} of the {}, within faults or calls",
-            units::duration(reclaim),
-            ledger.window.name
-        );
-        return Outcome::RuledOut(ruled_out(joined, CODE, CAUSE, why, &["reclaims"]));
+    for (probe, what, ns) in stalls(joined, ledger) {
+        if ns as f64 > MAX_MEMORY_SHARE * total as f64 {
+            let why = format!("the kernel made it {what} for {} of the {}", units::duration(ns), ledger.window.name);
+            return Outcome::RuledOut(ruled_out(joined, CODE, CAUSE, why, &[probe]));
+        }
     }
     if let Some(why) = slower_unseen(joined, ledger) {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
@@ -102,6 +92,28 @@ fn check(joined: &Joined) -> Outcome {
         });
     }
     Outcome::Found(vec![finding(joined, ledger, other, memory)])
+}
+
+/// What the kernel did with the window's time because of memory, in whatever category it lies: probe, what, time.
+fn stalls(joined: &Joined, ledger: &Ledger) -> [(&'static str, &'static str, i64); 3] {
+    let in_window = |pid: u32, windows: &[(String, i64)]| {
+        let of_window = windows.iter().filter(|(name, _)| pid == ledger.pid && *name == ledger.window.name);
+        of_window.map(|(_, ns)| *ns).sum::<i64>()
+    };
+    let facts = &joined.facts;
+    [
+        ("reclaims", "reclaim memory", facts.reclaims.iter().map(|g| in_window(g.pid, &g.in_windows)).sum()),
+        (
+            "throttles",
+            "sleep for want of memory",
+            facts.throttles.iter().map(|g| in_window(g.pid, &g.in_windows)).sum(),
+        ),
+        (
+            "lock_waits",
+            "wait for the lock of its address space",
+            facts.lock_waits.iter().map(|g| in_window(g.pid, &g.in_windows)).sum(),
+        ),
+    ]
 }
 
 /// Why another request may be the slow one: some were not seen, and faults outside of the window took longer than it.

@@ -1,13 +1,15 @@
 //! `mtrace doctor`: what this host can record.
 
-use mtrace_recorder::doctor::{CheckStatus, diagnose, worst};
+use mtrace_recorder::doctor::{CheckStatus, diagnose, probes, worst};
 use mtrace_recorder::host::HostFacts;
 
 use crate::exit::{Code, Failure};
 use crate::text;
 
 pub(crate) fn run() -> Result<Code, Failure> {
-    let checks = diagnose(&HostFacts::gather());
+    let facts = HostFacts::gather();
+    let mut checks = diagnose(&facts);
+    checks.extend(probes(&facts));
     for check in &checks {
         let mark = match check.status {
             CheckStatus::Ok => "ok      ",

@@ -9,16 +9,19 @@ mod files;
 mod frames;
 mod gc_events;
 mod io_calls;
+mod lock_waits;
 mod losses;
 mod maps;
 mod memory_calls;
 mod off_cpu;
+mod oom_kills;
 mod process_events;
 mod reclaims;
 mod refusals;
 mod samples;
 mod sockets;
 mod symbols;
+mod throttles;
 
 pub use fault_runs::{FAULT_BUCKETS, FaultRun};
 pub use faults::{Fault, FaultKind, error_code};
@@ -26,16 +29,19 @@ pub use files::FileRow;
 pub use frames::Frame;
 pub use gc_events::{GcEvent, GcEventKind};
 pub use io_calls::{IoCall, IoCallKind};
+pub use lock_waits::{LockMode, LockWait};
 pub use losses::{Loss, LossReason};
 pub use maps::{MapRow, SnapshotReason};
 pub use memory_calls::{MemoryCall, MemoryCallKind};
 pub use off_cpu::{OffCpu, OffCpuState};
+pub use oom_kills::{OomKill, OomScope};
 pub use process_events::{ProcessEvent, ProcessEventKind};
 pub use reclaims::{Reclaim, ReclaimKind};
 pub use refusals::Refusal;
 pub use samples::{Sample, SampleSource};
 pub use sockets::{SocketFamily, SocketRole, SocketRow};
 pub use symbols::{SymbolRow, SymbolSource};
+pub use throttles::{Throttle, ThrottleKind, ThrottleReason};
 
 use crate::table::{Column, Row};
 
@@ -61,6 +67,9 @@ pub const ALL: &[TableInfo] = &[
     info::<Fault>(),
     info::<FaultRun>(),
     info::<Reclaim>(),
+    info::<Throttle>(),
+    info::<LockWait>(),
+    info::<OomKill>(),
     info::<GcEvent>(),
     info::<ProcessEvent>(),
     info::<IoCall>(),

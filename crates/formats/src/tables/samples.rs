@@ -17,6 +17,10 @@ name_enum! {
         HostPressure = "host_pressure",
         /// `/proc/meminfo`.
         Meminfo = "meminfo",
+        /// `/proc/vmstat`: counters since boot of reclaim, swap, compaction, huge pages and OOM kills. Every second at most.
+        Vmstat = "vmstat",
+        /// `/proc/buddyinfo`, summed over the zones: free blocks of 2^N pages as `order_N`. Every second at most.
+        Buddyinfo = "buddyinfo",
     }
 }
 

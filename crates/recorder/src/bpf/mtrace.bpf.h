@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
  *
  * What the probes share: maps (created by user space and handed to every object), the target filter, counters,
- * sending, and user stacks. All programs here run with preemption off (raw tracepoints, uprobes and software events
- * alike), so per-CPU scratch space cannot be taken over by another thread in the middle.
+ * sending, and user stacks. Programs run with preemption off (raw tracepoints, kprobes, uprobes and software events
+ * alike), so per-CPU scratch space cannot be taken over by another thread in the middle. Those of fentry and fexit can
+ * be preempted: a probe that has some defines MTRACE_PREEMPTIBLE, gets scratch space of its own, and takes its stacks
+ * with take_stack_alone.
  */
 #ifndef MTRACE_BPF_H
 #define MTRACE_BPF_H
@@ -55,6 +57,7 @@ struct scratch {
 	u64 window_addr; /* part of a user stack, read at once */
 	u64 window[WINDOW_WORDS];
 	u64 spare; /* index + 1 stays inside for the verifier */
+	u64 busy;  /* see take_stack_alone */
 	struct mt_stack stack;
 	struct mt_fault_batch batch;
 };
@@ -64,7 +67,13 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct scratch);
+#ifdef MTRACE_PREEMPTIBLE
+} own_scratch SEC(".maps"); /* user space shares maps by their names */
+#define SCRATCH own_scratch
+#else
 } scratch SEC(".maps");
+#define SCRATCH scratch
+#endif
 
 /* How often the mappings of an address space have changed, by the number of its image (modulo the size: two that share
  * an element only break each other's runs of faults). */
@@ -90,7 +99,11 @@ static __always_inline void count_by(u32 which, u64 n)
 	u64 *c = bpf_map_lookup_elem(&counters, &zero);
 
 	if (c && which < MT_COUNTERS)
+#ifdef MTRACE_PREEMPTIBLE
+		__sync_fetch_and_add(&c[which], n);
+#else
 		c[which] += n;
+#endif
 }
 
 static __always_inline void count(u32 which)
@@ -127,7 +140,7 @@ static __always_inline struct scratch *my_scratch(void)
 {
 	u32 zero = 0;
 
-	return bpf_map_lookup_elem(&scratch, &zero);
+	return bpf_map_lookup_elem(&SCRATCH, &zero);
 }
 
 /* The target with this thread group, if it is one and if it is to be recorded already. */
@@ -291,6 +304,21 @@ __noinline __attribute__((unused)) u64 take_stack(u64 pid_tgid, u32 image, u64 i
 	bpf_map_update_elem(&seen_stacks, &h, &seen, BPF_ANY);
 	return h;
 }
+
+#ifdef MTRACE_PREEMPTIBLE
+/* The same where another thread may come in between; a stack that it wants meanwhile is lost, and counted. */
+static __always_inline u64 take_stack_alone(u64 pid_tgid, u32 image, struct pt_regs *user)
+{
+	struct scratch *s = my_scratch();
+	u64 stack;
+
+	if (!s || __sync_lock_test_and_set(&s->busy, 1))
+		return MT_NO_STACK_LOST;
+	stack = take_stack(pid_tgid, image, user->ip, user->sp, user->bp);
+	__sync_lock_test_and_set(&s->busy, 0);
+	return stack;
+}
+#endif
 
 /* For a record that is sent: a part of it may be missing. */
 static __always_inline void count_stack(u64 stack)

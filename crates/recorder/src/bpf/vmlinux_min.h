@@ -49,6 +49,11 @@ enum {
 	BPF_RB_AVAIL_DATA = 0,
 };
 
+/* include/linux/cgroup_subsys.h; the number is that of the running kernel (bpf_core_enum_value) */
+enum cgroup_subsys_id {
+	memory_cgrp_id,
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct pt_regs {
@@ -69,6 +74,46 @@ struct pt_regs {
 typedef struct {
 	int counter;
 } atomic_t;
+
+typedef struct {
+	s64 counter;
+} atomic64_t;
+
+/* The low bits of the owner are flags (kernel/locking/rwsem.c). */
+struct rw_semaphore {
+	atomic64_t owner;
+};
+
+struct percpu_counter {
+	s64 count;
+};
+
+struct page_counter {
+	atomic64_t usage;
+	unsigned long max;
+};
+
+struct kernfs_node {
+	const char *name;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct mem_cgroup {
+	struct cgroup_subsys_state css;
+	struct page_counter memory;
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[16];
+};
 
 struct qstr {
 	const unsigned char *name;
@@ -118,12 +163,25 @@ struct mm_struct {
 	unsigned long locked_vm;
 	unsigned long start_code;
 	struct file *exe_file;
+	struct rw_semaphore mmap_lock;
+	atomic64_t pgtables_bytes;
+	struct percpu_counter rss_stat[4];
+};
+
+/* Before 6.2 (f1a7941243c1 "mm: convert mm's rss stats into percpu_counter"). */
+struct mm_rss_stat {
+	atomic64_t count[4];
+};
+
+struct mm_struct___old_rss {
+	struct mm_rss_stat rss_stat;
 };
 
 struct signal_struct {
 	atomic_t live;
 	int group_exit_code;
 	unsigned int flags;
+	short oom_score_adj;
 	struct rlimit rlim[16];
 };
 
@@ -137,6 +195,8 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 	struct mm_struct *mm;
+	struct css_set *cgroups;
+	unsigned int memcg_nr_pages_over_high;
 };
 
 /* Before 5.14 (2f064a59a11f "sched: Change task_struct::state") the field had no underscores. */

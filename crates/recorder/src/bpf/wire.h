@@ -19,6 +19,9 @@ enum mt_event {
 	MT_FAULT_RUN = 10,
 	MT_FAULT_BATCHED = 11,
 	MT_RECLAIM = 12,
+	MT_OOM_KILL = 20,
+	MT_LOCK_WAIT = 21,
+	MT_THROTTLE = 22,
 };
 
 /* Begins every record. */
@@ -85,7 +88,8 @@ struct mt_process {
 	char path[MT_PATH];
 };
 
-/* detail: system call, numbered as x86-64 does. aux: bit 0: dev and inode are valid. */
+/* detail: system call, numbered as x86-64 does. aux: bit 0: dev and inode are valid. Of the calls that copy the address
+ * space args[3] holds the flags, the others nothing. */
 struct mt_memory_call {
 	struct mt_header h;
 	u64 dur;
@@ -171,6 +175,62 @@ struct mt_reclaim {
 	struct mt_header h;
 	u64 dur;
 	u64 pages; /* freed */
+	u64 stack;
+};
+
+#define MT_OOM_LEVELS 8
+#define MT_OOM_NAME 64
+#define MT_OOM_FRAMES 32
+#define MT_NOT_MEASURED (~0ULL)
+
+/* pid and tid: the victim's. aux: its oom_score_adj. ts: of the choice. What was not measured is MT_NOT_MEASURED. */
+struct mt_oom_kill {
+	struct mt_header h;
+	u32 by_pid; /* the thread that wanted memory, and chose */
+	u32 by_tid;
+	char comm[16]; /* the victim's */
+	char by_comm[16];
+	u64 by_stack;
+	u64 total_vm; /* pages from here on */
+	u64 anon;
+	u64 file;
+	u64 shmem;
+	u64 swap;
+	u64 page_table_bytes;
+	/* Of the victim's memory cgroups, the one whose usage is nearest to its limit. */
+	u64 usage;
+	u64 limit;
+	u32 levels; /* names that are valid: the group's own, its parent's, … */
+	u32 frames; /* of the kernel stack */
+	char names[MT_OOM_LEVELS][MT_OOM_NAME];
+	u64 kernel_ips[MT_OOM_FRAMES];
+};
+
+enum mt_lock_wait_detail {
+	MT_LOCK_WRITE = 1,
+	MT_LOCK_HELD_BY_READER = 2, /* the holder read-locked it last, and may have left since */
+	MT_LOCK_HELD_BY_RECORDER = 4,
+};
+
+/* aux: the holder's thread when the wait began, 0 if unknown. */
+struct mt_lock_wait {
+	struct mt_header h;
+	u64 dur;
+	u64 stack;
+	u32 holder_pid;
+	u32 unused;
+	char holder_comm[16];
+};
+
+enum mt_throttle_detail {
+	MT_THROTTLE_MEMORY_HIGH = 1,
+	MT_THROTTLE_VMSCAN = 2,
+};
+
+/* aux: the kernel's reason (vmscan), else 0. */
+struct mt_throttle {
+	struct mt_header h;
+	u64 dur;
 	u64 stack;
 };
 

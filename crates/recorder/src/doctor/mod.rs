@@ -113,7 +113,13 @@ const CHECKS: &[Rule] = &[
     observing::smaps_rollup,
 ];
 
-/// Judges the facts. Results of [`check_output`] and [`Check::of_probe`] can be appended.
+/// Loads and attaches every probe once, records nothing, and judges what came of it; empty where the facts say already
+/// that nothing can be loaded.
+pub fn probes(facts: &HostFacts) -> Vec<Check> {
+    crate::session::trial(facts).unwrap_or_default().iter().map(Check::of_probe).collect()
+}
+
+/// Judges the facts. Results of [`check_output`] and [`probes`] can be appended.
 pub fn diagnose(facts: &HostFacts) -> Vec<Check> {
     CHECKS.iter().map(|check| check(facts)).collect()
 }

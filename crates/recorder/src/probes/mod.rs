@@ -5,11 +5,14 @@
 mod faults;
 mod gc_events;
 mod io_calls;
+mod lock_waits;
 mod memory_calls;
 pub(crate) mod off_cpu;
+mod oom_kills;
 mod process_events;
 mod reclaims;
 mod refusals;
+mod throttles;
 pub(crate) mod wire;
 
 pub(crate) use faults::count_and_sum as faults_in;
@@ -29,6 +32,9 @@ pub(crate) const ALL: &[&dyn Probe] = &[
     &io_calls::IoCalls,
     &faults::Faults,
     &reclaims::Reclaims,
+    &throttles::Throttles,
+    &lock_waits::LockWaits,
+    &oom_kills::OomKills,
     &off_cpu::OffCpu,
     &gc_events::GcEvents,
 ];
@@ -38,6 +44,12 @@ pub(crate) const ALL: &[&dyn Probe] = &[
 pub(crate) enum Attach {
     /// By its section name (tp_btf).
     BySection,
+    /// The same, but not every kernel that loads it also lets it be attached (fentry, kprobe): that is tried when the
+    /// variant is chosen.
+    OnTrial,
+    /// By its section name, once the addresses of the first of these kernel functions that there is are in the object's
+    /// map `function`.
+    WithFunction(&'static [&'static str]),
     /// To a perf software event of every CPU, each occurrence; the number is `PERF_COUNT_SW_*`.
     SoftwareEvent(u64),
     /// To the entry of a function of the Go runtime, in every Go binary among the targets.
@@ -56,6 +68,10 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) const fn trace(name: &'static str) -> Self {
         Self { name, attach: Attach::BySection }
+    }
+
+    pub(crate) const fn on_trial(name: &'static str) -> Self {
+        Self { name, attach: Attach::OnTrial }
     }
 }
 

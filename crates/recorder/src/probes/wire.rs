@@ -82,6 +82,9 @@ pub(crate) mod event {
     pub(crate) const FAULT_RUN: u16 = 10;
     pub(crate) const FAULT_BATCH: u16 = 11;
     pub(crate) const RECLAIM: u16 = 12;
+    pub(crate) const OOM_KILL: u16 = 20;
+    pub(crate) const LOCK_WAIT: u16 = 21;
+    pub(crate) const THROTTLE: u16 = 22;
 }
 
 /// `struct mt_stack`.

@@ -17,6 +17,7 @@ use crate::cost::run_stats;
 use crate::probes::{Attach, Probe, Variant, prologue};
 use crate::ring::SharedMaps;
 use crate::symbols::gopclntab::{self, GoBinary};
+use crate::symbols::kallsyms;
 
 /// A probe whose programs are in the kernel.
 pub(crate) struct Loaded {
@@ -58,7 +59,8 @@ impl Loaded {
     /// In plain words, why no variant could be loaded.
     pub(crate) fn load(probe: &'static dyn Probe, faults: FaultMode, shared: &SharedMaps) -> Result<Self, String> {
         let mut reasons = Vec::new();
-        for variant in probe.variants(faults) {
+        let only = wanted_variant(probe.name());
+        for variant in probe.variants(faults).iter().filter(|v| only.as_ref().is_none_or(|name| v.name == name)) {
             match load_variant(probe, variant, shared) {
                 Ok(object) => {
                     return Ok(Self { probe, variant, object, links: Vec::new(), go: GoAttached::default() });
@@ -78,7 +80,7 @@ impl Loaded {
         for program in self.variant.programs {
             let attached = match program.attach {
                 Attach::GoEntry(_) | Attach::Flush => continue,
-                Attach::BySection => find(&self.object, program.name)
+                Attach::BySection | Attach::OnTrial | Attach::WithFunction(_) => find(&self.object, program.name)
                     .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| format!("{e:#}"))),
                 Attach::SoftwareEvent(config) => {
                     find(&self.object, program.name).and_then(|p| attach_everywhere(&p, config))
@@ -256,6 +258,13 @@ impl Loaded {
     }
 }
 
+/// Name of the only variant of a probe to try, from `MTRACE_VARIANTS` (`probe=variant;…`): how the tests run the ones
+/// that this kernel would never need.
+fn wanted_variant(probe: &str) -> Option<String> {
+    let wanted = std::env::var("MTRACE_VARIANTS").ok()?;
+    wanted.split(';').find_map(|pair| pair.split_once('=').filter(|(p, _)| *p == probe)).map(|(_, v)| v.to_owned())
+}
+
 /// Why a uprobe was refused; the kernel asks for more there than for every other probe.
 fn refused_uprobe(e: &libbpf_rs::Error) -> String {
     match e.kind() {
@@ -289,7 +298,38 @@ fn load_variant(probe: &dyn Probe, variant: &Variant, shared: &SharedMaps) -> Re
         let wanted = variant.programs.iter().any(|p| program.name() == p.name);
         program.set_autoload(wanted);
     }
-    open.load().map_err(|e| with_words(e, said))
+    let object = open.load().map_err(|e| with_words(e, said))?;
+    try_attaching(&object, variant)?;
+    for program in variant.programs {
+        if let Attach::WithFunction(names) = program.attach {
+            tell_function(&object, names)?;
+        }
+    }
+    Ok(object)
+}
+
+/// Writes where a kernel function is into the object's map.
+fn tell_function(object: &Object, names: &[&str]) -> Result<(), String> {
+    let range = kallsyms::first_of(names).ok_or_else(|| {
+        format!(
+            "/proc/kallsyms shows no address of `{}` (kernel.kptr_restrict, or not in this kernel)",
+            names.join("` or `")
+        )
+    })?;
+    let value = [range.start.to_ne_bytes(), range.end.to_ne_bytes()].concat();
+    let map = object.maps().find(|m| m.name() == "function").ok_or("the object has no map `function`")?;
+    map.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY).map_err(|e| e.to_string())
+}
+
+/// Attaches what a kernel may load and yet refuse to attach, and detaches it again.
+fn try_attaching(object: &Object, variant: &Variant) -> Result<(), String> {
+    let said = LibbpfWords::begin();
+    for program in variant.programs.iter().filter(|p| p.attach == Attach::OnTrial) {
+        if let Err(e) = find(object, program.name)?.attach() {
+            return Err(format!("failed to attach `{}`: {e}{}", program.name, said.end()));
+        }
+    }
+    Ok(())
 }
 
 /// `struct perf_event_attr` up to `config2` (PERF_ATTR_SIZE_VER1).

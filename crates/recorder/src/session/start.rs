@@ -211,7 +211,11 @@ fn open_ring(shared: &SharedMaps, sink: &Rc<RefCell<Sink>>) -> Result<RingBuffer
 }
 
 /// Loads everything first and attaches it then, so that the probes begin as close together as can be.
-fn load_all(plan: Plan, faults: FaultMode, shared: &SharedMaps) -> Result<(Vec<Loaded>, Vec<ProbeReport>), Error> {
+pub(super) fn load_all(
+    plan: Plan,
+    faults: FaultMode,
+    shared: &SharedMaps,
+) -> Result<(Vec<Loaded>, Vec<ProbeReport>), Error> {
     let mut absent = plan.absent;
     let mut probes: Vec<Loaded> = Vec::new();
     let mut refuse = |probe: &'static dyn Probe, e: String| absent.push(plan::absent(probe, e));

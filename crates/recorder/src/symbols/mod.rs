@@ -14,6 +14,7 @@ pub mod gopclntab;
 mod build_id;
 mod demangle;
 pub(crate) mod elf;
+pub(crate) mod kallsyms;
 mod kernel;
 mod module;
 pub(crate) mod source;

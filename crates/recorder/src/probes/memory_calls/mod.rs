@@ -1,4 +1,4 @@
-//! mmap, munmap, mremap, brk, mprotect and madvise: arguments, result, duration, stack, file.
+//! mmap, munmap, mremap, brk, mprotect, madvise and fork: arguments, result, duration, stack, file.
 //!
 //! The raw sys_enter and sys_exit tracepoints and not `syscalls:sys_enter_mmap` and its kin: those need tracefs and save
 //! nothing, because the kernel implements them on top of the raw ones, for every call of every process.
@@ -39,7 +39,7 @@ impl Probe for MemoryCalls {
     }
 
     fn hides(&self) -> &'static str {
-        "mmap, munmap, mremap, brk, mprotect and madvise: who mapped, gave back or failed to get memory"
+        "mmap, munmap, mremap, brk, mprotect, madvise and fork: who mapped, gave back, copied or failed to get memory"
     }
 
     fn events(&self) -> &'static [u16] {
@@ -102,6 +102,7 @@ impl Call {
             12 => MemoryCallKind::Brk,
             25 => MemoryCallKind::Mremap,
             28 => MemoryCallKind::Madvise,
+            56..=58 | 435 => MemoryCallKind::Fork,
             _ => return Err(Undecodable),
         };
         let (dur, ret) = (r.i64()?, r.i64()?);
@@ -137,7 +138,7 @@ impl Call {
             addr: a[0],
             len_bytes: if self.kind == K::Brk { 0 } else { a[1] },
             prot_or_advice: matches!(self.kind, K::Mmap | K::Mprotect | K::Madvise).then_some(a[2] as u32),
-            flags: matches!(self.kind, K::Mmap | K::Mremap).then_some(a[3] as u32),
+            flags: matches!(self.kind, K::Mmap | K::Mremap | K::Fork).then_some(a[3] as u32),
             new_len_bytes: (self.kind == K::Mremap).then_some(a[2]),
             new_addr: (self.kind == K::Mremap && a[3] & MREMAP_FIXED != 0).then_some(a[4]),
             offset_bytes: of_file.then_some(a[5]),

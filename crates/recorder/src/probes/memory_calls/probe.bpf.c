@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
-// mmap, munmap, mremap, brk, mprotect, madvise: what was called, from where, and how it ended.
+// mmap, munmap, mremap, brk, mprotect, madvise, fork: what was called, from where, and how it ended.
 #include "mtrace.bpf.h"
 
 #define PROT_EXEC 4
@@ -9,6 +9,11 @@
 #define NR_BRK 12
 #define NR_MREMAP 25
 #define NR_MADVISE 28
+#define NR_CLONE 56
+#define NR_FORK 57
+#define NR_VFORK 58
+#define NR_CLONE3 435
+#define CLONE_VM 0x100
 #define MAP_ANONYMOUS 0x20
 
 struct noted {
@@ -34,9 +39,31 @@ struct {
 	__type(value, u32);
 } seen_files SEC(".maps");
 
+static __always_inline bool is_fork(long nr)
+{
+	return (nr >= NR_CLONE && nr <= NR_VFORK) || nr == NR_CLONE3;
+}
+
 static __always_inline bool is_mine(long nr)
 {
-	return (nr >= NR_MMAP && nr <= NR_BRK) || nr == NR_MREMAP || nr == NR_MADVISE;
+	return (nr >= NR_MMAP && nr <= NR_BRK) || nr == NR_MREMAP || nr == NR_MADVISE || is_fork(nr);
+}
+
+/* Who shares the address space with the new one: a thread, or vfork. */
+static __always_inline u64 clone_flags(struct pt_regs *regs, long nr)
+{
+	u64 first = regs->di, flags = CLONE_VM;
+
+	/* Here, for the verifier: else the compiler makes one load of this one and of the flags in memory. */
+	barrier_var(first);
+	if (nr == NR_FORK)
+		return 0;
+	if (nr == NR_CLONE)
+		return first;
+	/* struct clone_args begins with them. */
+	if (nr == NR_CLONE3)
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)first);
+	return flags;
 }
 
 /* Sends the file's name once; without it the row still has device and inode. */
@@ -79,7 +106,7 @@ static __always_inline void note_file(struct call *c, u64 pid_tgid)
 SEC("tp_btf/sys_enter")
 int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
 {
-	u64 pid_tgid;
+	u64 pid_tgid, flags = 0;
 	struct mt_target *t;
 	struct call *c;
 
@@ -89,6 +116,11 @@ int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
 	t = caller(regs, pid_tgid);
 	if (!t)
 		return 0;
+	if (is_fork(nr)) {
+		flags = clone_flags(regs, nr);
+		if (flags & CLONE_VM)
+			return 0;
+	}
 	/* Here, too: what takes memory away works before it returns. */
 	next_epoch(t->image);
 	c = call_enters(nr);
@@ -101,6 +133,10 @@ int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
 	c->noted.args[3] = regs->r10;
 	c->noted.args[4] = regs->r8;
 	c->noted.args[5] = regs->r9;
+	if (is_fork(nr)) {
+		c->noted.args[0] = c->noted.args[1] = 0;
+		c->noted.args[3] = flags;
+	}
 	c->noted.stack = take_stack(pid_tgid, t->image, regs->ip, regs->sp, regs->bp);
 	c->ts = bpf_ktime_get_ns();
 	if (nr == NR_MMAP && !(c->noted.args[3] & MAP_ANONYMOUS))

@@ -1,0 +1,136 @@
+use serde::Serialize;
+
+use super::finding::{CodeLocation, StackFrame};
+
+/// Sleeps of one kind that the kernel imposed on threads in one function.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ThrottleGroup {
+    /// Process.
+    pub pid: u32,
+    /// "memory_high" or "vmscan".
+    pub kind: String,
+    /// Whose page fault or call led to it.
+    pub who: Option<CodeLocation>,
+    /// Times.
+    pub count: u64,
+    /// Time in all, all threads.
+    pub sum_ns: i64,
+    /// The longest.
+    pub max_ns: i64,
+    /// Wall time on the critical path of each ledger of the process, by window name.
+    pub in_windows: Vec<(String, i64)>,
+    /// Stack of the first one, innermost first.
+    pub stack: Vec<StackFrame>,
+}
+
+/// Who held a lock that somebody waited for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LockHolder {
+    /// Process; of several foreign ones with the same name the first.
+    pub pid: u32,
+    /// Name of its thread (comm).
+    pub comm: String,
+    /// How many processes these are: more than one only of foreign ones, each of which came for a moment.
+    pub processes: u64,
+    /// True if it is another process than the one that waited.
+    pub foreign: bool,
+    /// True for the recorder itself.
+    pub recorder: bool,
+    /// "read" or "write"; of readers it is the one that came last, and may have left before.
+    pub mode: String,
+    /// What its thread was doing, where that is a memory call of a target.
+    pub call: Option<String>,
+    /// From where.
+    pub place: Option<CodeLocation>,
+    /// The stack of that call, innermost first.
+    pub stack: Vec<StackFrame>,
+}
+
+/// Waits of threads in one function for one holder of their address space's lock.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LockWaitGroup {
+    /// Process.
+    pub pid: u32,
+    /// "read" or "write".
+    pub mode: String,
+    /// Whose page fault or call it was.
+    pub who: Option<CodeLocation>,
+    /// Who held it; null if the lock named nobody.
+    pub holder: Option<LockHolder>,
+    /// Times.
+    pub count: u64,
+    /// Time in all, all threads.
+    pub sum_ns: i64,
+    /// The longest.
+    pub max_ns: i64,
+    /// Wall time on the critical path of each ledger of the process, by window name.
+    pub in_windows: Vec<(String, i64)>,
+    /// Stack of the first one, innermost first.
+    pub stack: Vec<StackFrame>,
+}
+
+/// Forks by one function, and what they cost the parent afterwards.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ForkGroup {
+    /// The parent.
+    pub pid: u32,
+    /// Who forked.
+    pub who: Option<CodeLocation>,
+    /// Forks.
+    pub forks: u64,
+    /// Time in them: the page tables are copied.
+    pub sum_ns: i64,
+    /// The longest.
+    pub max_ns: i64,
+    /// Writes of the parent to pages that it shared with a child which had neither ended nor executed another program.
+    pub copies: u64,
+    /// Service time of these faults, all threads.
+    pub copies_ns: i64,
+    /// Who wrote most of them.
+    pub writer: Option<CodeLocation>,
+    /// Time in which there was such a child.
+    pub shared_ns: i64,
+    /// Stack of the first fork, innermost first.
+    pub stack: Vec<StackFrame>,
+    /// Stack of the writer, innermost first.
+    pub write_stack: Vec<StackFrame>,
+}
+
+/// A process that the OOM killer chose.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OomVictim {
+    /// When it was chosen.
+    pub ts_ns: i64,
+    /// The victim.
+    pub pid: u32,
+    /// Its name; null where the kernel told the number only.
+    pub comm: Option<String>,
+    /// True if it is a process of the capture.
+    pub target: bool,
+    /// "memcg" or "global"; null if unknown.
+    pub scope: Option<String>,
+    /// Who wanted memory: process and name of its thread.
+    pub by_pid: u32,
+    /// Name of that thread.
+    pub by_comm: String,
+    /// From where, if it is a process of the capture.
+    pub by_place: Option<CodeLocation>,
+    /// Stack of that thread, innermost first.
+    pub by_stack: Vec<StackFrame>,
+    /// The memory cgroup that was nearest to its limit.
+    pub cgroup: Option<String>,
+    /// Its limit.
+    pub limit_bytes: Option<u64>,
+    /// Its usage.
+    pub usage_bytes: Option<u64>,
+    /// Resident anonymous memory of the victim.
+    pub anon_bytes: Option<u64>,
+    /// Resident file pages.
+    pub file_bytes: Option<u64>,
+    /// Resident shared memory.
+    pub shmem_bytes: Option<u64>,
+    /// Swapped out.
+    pub swap_bytes: Option<u64>,
+    /// Page tables.
+    pub page_table_bytes: Option<u64>,
+}
