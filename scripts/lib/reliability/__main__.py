@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import random
+import shutil
 import sys
 import time
 import traceback
@@ -89,13 +90,26 @@ def intro(args):
     print(HEAD + "\n" + "|---" * (HEAD.count("|") - 1) + "|", flush=True)
 
 
+def why_not(args):
+    """Why nothing can be recorded here; None if it can."""
+    lab = Lab(args)
+    recorder = lab.record("--", "/bin/true")
+    # 4: this host or user cannot record.
+    refused = recorder.said if recorder.wait() == 4 else None
+    lab.clean()
+    return refused
+
+
 def main():
     args = parse()
     if args.list:
         print("\n".join(name_of(s) for s, _ in scenarios.ALL))
         return 0
     if os.geteuid():
-        print("reliability: skipped: recording needs root", file=sys.stderr)
+        print("reliability: skipped: mounts, limits and recording need root", file=sys.stderr)
+        return 77
+    if refused := why_not(args):
+        print(f"reliability: skipped: {refused}", file=sys.stderr)
         return 77
     intro(args)
     total, failed, begin = Outcome(None), [], time.monotonic()
@@ -126,8 +140,6 @@ def main():
 
 
 def remove(path):
-    import shutil
-
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

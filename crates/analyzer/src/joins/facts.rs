@@ -245,3 +245,38 @@ fn not_checked(m: &Manifest, tables: &Tables, replay: &Replay) -> Vec<String> {
     out.push("pages that appear without a fault (MAP_POPULATE, MADV_POPULATE, get_user_pages)".to_owned());
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mtrace_formats::capture::Account;
+    use mtrace_formats::tables::{Loss, LossReason};
+
+    #[test]
+    fn losses_are_shown_where_they_fell() {
+        let loss = |ts, count| Loss { ts, dur: 10, probe: "faults".to_owned(), reason: LossReason::RingFull, count };
+        let tables = Tables { losses: vec![loss(0, 1), loss(10, 2), loss(100, 4)], ..Tables::default() };
+        let mut m = Manifest::default();
+        (m.window.start_ns, m.window.end_ns) = (Some(0), Some(200));
+        let row = |n, from, to| ("faults".to_owned(), "ring_full".to_owned(), n, from, to);
+        assert_eq!(losses(&m, &tables), [row(3, 0, 20), row(4, 100, 110)]);
+        // What only the account knows may have fallen anywhere.
+        let lost = BTreeMap::from([("ring_full".to_owned(), 12)]);
+        m.accounts = vec![Account { probe: "faults".to_owned(), lost, ..Account::default() }];
+        assert_eq!(losses(&m, &tables), [row(3, 0, 20), row(4, 100, 110), row(5, 0, 200)]);
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_is_told_from_one_that_is_read_late() {
+        let pair = |monotonic_ns, distance, error_ns| ClockPair {
+            monotonic_ns,
+            realtime_ns: monotonic_ns + distance,
+            error_ns,
+        };
+        let m = Manifest {
+            clocks: vec![pair(1, 0, 100), pair(2, 1_500_000, 900_000), pair(3, -20_000_000_000, 100)],
+            ..Manifest::default()
+        };
+        assert_eq!(clock_settings(&m), [(2, 3, -20_001_500_000)]);
+    }
+}
