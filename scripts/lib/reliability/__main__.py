@@ -97,7 +97,14 @@ def why_not(args):
     # 4: this host or user cannot record.
     refused = recorder.said if recorder.wait() == 4 else None
     lab.clean()
+    forget(args)
     return refused
+
+
+def forget(args):
+    """Removes what scenarios have left in the work folder."""
+    for path in pathlib.Path(args.work).glob("0*"):
+        remove(path)
 
 
 def main():
@@ -128,8 +135,7 @@ def main():
         total.written += o.written
         total.lost.update(o.lost)
         if not args.keep:
-            for path in pathlib.Path(args.work).glob("0*"):
-                remove(path)
+            forget(args)
     print(
         f"\nAll: {total.runs} runs, {total.readable} of {total.captures} captures readable, {total.seen:,} events seen = "
         f"{total.written:,} written + {sum(total.lost.values()):,} lost; "
