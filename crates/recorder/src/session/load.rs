@@ -42,7 +42,13 @@ impl Loaded {
             match load_variant(probe, variant, shared) {
                 Ok(object) => {
                     return Ok(Self {
- probe, variant, object, links: Vec::new(), problems: BTreeSet::new(), refused: reasons });
+                        probe,
+                        variant,
+                        object,
+                        links: Vec::new(),
+                        problems: BTreeSet::new(),
+                        refused: reasons,
+                    });
                 }
                 Err(e) => reasons.push(format!("{}: {e}", variant.name)),
             }
