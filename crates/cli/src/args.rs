@@ -38,7 +38,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Record memory calls, page faults, GC and pressure of a process into a capture (Linux, root)
     #[cfg(all(feature = "record", target_os = "linux"))]
-    Record(RecordArgs),
+    Record(Box<RecordArgs>),
     /// Turn a capture into a report (no privilege, no target binaries, any OS)
     #[cfg(feature = "analyze")]
     Analyze(AnalyzeArgs),
