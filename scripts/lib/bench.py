@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 
+from switches import Switches
+
 MIB, ROUNDS = 64, 40  # 40 times 64 MiB touched page by page: 655,360 faults
 EVENT = "exceptions:page_fault_user"
 COUNT = "tracepoint:exceptions:page_fault_user { @ = count(); }"
@@ -221,6 +223,8 @@ def main():
     args = parser.parse_args()
     bench = Bench(args)
     bench.record()
+    for row in Switches(args.mtrace, f"{args.services}/wakeups", bench.work).rows(args.runs):
+        bench.row(*row)
     bench.analyze(bench.work / "every.mtrace")
     if args.clean_builds:
         bench.builds()

@@ -62,7 +62,19 @@ pub(crate) fn fault(ts: i64, pid: u32, addr: u64, code: u32, stack: u32) -> Faul
 }
 
 pub(crate) fn event(ts: i64, pid: u32, tid: u32, event: ProcessEventKind, parent: Option<u32>) -> ProcessEvent {
-    ProcessEvent { ts, pid, tid, event, parent, comm: Some("service".to_owned()), path: None, status: None }
+    ProcessEvent {
+        ts,
+        pid,
+        tid,
+        event,
+        parent,
+        comm: Some("service".to_owned()),
+        path: None,
+        ns_pid: None,
+        ns_tid: None,
+        cgroup: None,
+        status: None,
+    }
 }
 
 pub(crate) fn map(
@@ -104,7 +116,7 @@ pub(crate) fn io(ts: i64, dur: i64, tid: u32, call: IoCallKind, fd: i32, result:
 }
 
 pub(crate) fn off_cpu(ts: i64, dur: i64, tid: u32, state: OffCpuState) -> OffCpu {
-    OffCpu { ts, dur, pid: 10, tid, state }
+    OffCpu::bare(ts, dur, 10, tid, state)
 }
 
 pub(crate) fn gc(ts: i64, event: GcEventKind, reason: Option<u32>) -> GcEvent {

@@ -1,7 +1,7 @@
 //! From findings to the one sentence at the top. "Not memory" and "unexplained" are answers like any other.
 
 use crate::context::Joined;
-use crate::joins::ALL_SLEPT;
+use crate::joins::is_asleep;
 use crate::model::{Confidence, Finding, Ledger, LedgerCategory, LedgerRow, TouchKind, Verdict, VerdictKind};
 use crate::requests::{FIRST_REQUEST, WHOLE_CAPTURE};
 use crate::{rules, units};
@@ -55,7 +55,7 @@ fn killed(joined: &Joined) -> Option<String> {
 fn answer(joined: &Joined, findings: &[Finding]) -> Verdict {
     let ledger = main_ledger(joined);
     if let Some(f) = findings.iter().find(|f| f.code != rules::NOT_MEMORY && makes_headline(f)) {
-        return from_finding(VerdictKind::Memory, f);
+        return from_memory(ledger, f);
     }
     if let Some(idle) = ledger.and_then(|l| idle(joined, l)) {
         return idle;
@@ -110,7 +110,7 @@ fn idle(joined: &Joined, ledger: &Ledger) -> Option<Verdict> {
     }
     let slept = |r: &&LedgerRow| {
         r.category == LedgerCategory::WaitingForClient
-            || r.category == LedgerCategory::Unexplained && r.top.as_deref() == Some(ALL_SLEPT)
+            || r.category == LedgerCategory::Unexplained && r.top.as_deref().is_some_and(is_asleep)
     };
     let slept_ns: i64 = ledger.rows.iter().filter(slept).map(|r| r.wall_ns).sum();
     let total = ledger.total_ns();
@@ -151,6 +151,33 @@ fn makes_headline(f: &Finding) -> bool {
         // A refused mapping costs no time, it breaks something.
         None => f.confidence >= Confidence::Medium,
     }
+}
+
+/// A cause in memory, and what takes more of the window if something does.
+fn from_memory(ledger: Option<&Ledger>, f: &Finding) -> Verdict {
+    let of_window = ledger.filter(|l| f.cost.as_ref().is_some_and(|c| c.window == l.window.name));
+    let Some((l, more)) = of_window.and_then(|l| Some((l, more_than_memory(l)?))) else {
+        return from_finding(VerdictKind::Memory, f);
+    };
+    let mut verdict = from_finding(VerdictKind::MemoryInPart, f);
+    verdict.sentence.push_str(&format!(
+        " The largest part of the {} is something else: {}, {} ({}).",
+        l.window.name,
+        units::category(more.category),
+        units::duration(more.wall_ns),
+        units::share(more.wall_ns as f64, l.total_ns() as f64),
+    ));
+    verdict
+}
+
+/// The category that takes more of a window than memory does; null if memory has the largest part.
+///
+/// What recording cost comes with the faults and is no cause of its own.
+fn more_than_memory(ledger: &Ledger) -> Option<&LedgerRow> {
+    use LedgerCategory as C;
+    let is_other = |r: &&LedgerRow| !matches!(r.category, C::Faults | C::MemoryCalls | C::GcStw | C::Recorder);
+    let largest = ledger.rows.iter().filter(is_other).max_by_key(|r| r.wall_ns)?;
+    (largest.wall_ns > rules::memory_ns(ledger)).then_some(largest)
 }
 
 fn share(ledger: &Ledger, category: LedgerCategory) -> f64 {
@@ -226,25 +253,30 @@ fn nothing(joined: &Joined, ledger: &Ledger, findings: &[Finding]) -> Verdict {
     let total = ledger.total_ns();
     let memory = rules::memory_ns(ledger);
     let dominant = memory as f64 >= HEADLINE_SHARE * total as f64;
+    let more = more_than_memory(ledger);
     let mut sentence = format!(
         "{}: page faults, memory calls and stop-the-world took {} of {} of the {}.",
-        if dominant {
-            "Memory takes a large part, but no single cause that mtrace knows"
-        } else {
-            "No memory cause dominates"
+        match (dominant, more) {
+            (false, _) => "No memory cause dominates",
+            (true, Some(_)) => "Memory takes a good part of the time, and something else takes more",
+            (true, None) => "Memory takes the largest part, but no single cause that mtrace knows",
         },
         units::duration(memory),
         units::duration(total),
         ledger.window.name
     );
-    if dominant {
-        sentence.push_str(&largest_faults(joined, ledger));
-    } else if let Some(r) = ledger.rows.iter().find(|r| r.category != LedgerCategory::Unexplained) {
+    let largest = more
+        .filter(|_| dominant)
+        .or_else(|| ledger.rows.iter().find(|r| !dominant && r.category != LedgerCategory::Unexplained));
+    if let Some(r) = largest {
         sentence.push_str(&format!(
             " The largest part: {}, {}.",
             units::category(r.category),
             units::duration(r.wall_ns)
         ));
+    }
+    if dominant {
+        sentence.push_str(&largest_faults(joined, ledger));
     }
     if let Some(why) = rules::slower_unseen(joined, ledger) {
         sentence.push_str(&format!(" Look at the timeline: {why}."));
@@ -259,7 +291,7 @@ fn nothing(joined: &Joined, ledger: &Ledger, findings: &[Finding]) -> Verdict {
         (Confidence::Low, gaps.into_iter().chain(joined.facts.trust.damage.iter().take(3).cloned()).collect())
     };
     Verdict {
-        kind: if dominant { VerdictKind::Memory } else { VerdictKind::NothingFound },
+        kind: if dominant { VerdictKind::MemoryInPart } else { VerdictKind::NothingFound },
         sentence,
         action: None,
         confidence,
@@ -284,7 +316,7 @@ fn largest_faults(joined: &Joined, ledger: &Ledger) -> String {
     };
     let who =
         share.who.as_ref().map_or_else(String::new, |w| format!(" in `{}`", units::location(w).replace('`', "'")));
-    format!(" Most of it: {} {kind}{who}, {}.", units::count(share.count), units::duration(share.wall_ns))
+    format!(" Most of memory's: {} {kind}{who}, {}.", units::count(share.count), units::duration(share.wall_ns))
 }
 
 fn no_window(joined: &Joined) -> Verdict {

@@ -23,6 +23,11 @@ impl Progress {
         Self(bar)
     }
 
+    /// A line that stays.
+    pub(crate) fn note(&self, message: &str) {
+        self.0.suspend(|| text::note(message));
+    }
+
     pub(crate) fn say(&self, message: &str) {
         self.0.set_message(text::clean(message));
     }

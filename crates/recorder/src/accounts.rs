@@ -42,7 +42,7 @@ pub(crate) fn account(probe: &str, table: &str, ignored: &[&str], c: &Counters, 
     let mut a = Account {
         probe: probe.to_owned(),
         table: table.to_owned(),
-        seen: c[SEEN] + user.added,
+        seen: seen(c, user),
         written: user.written,
         ..Account::default()
     };
@@ -56,6 +56,11 @@ pub(crate) fn account(probe: &str, table: &str, ignored: &[&str], c: &Counters, 
         }
     }
     a
+}
+
+/// Events that were seen, those that user space added itself included.
+pub(crate) fn seen(c: &Counters, user: UserCounts) -> u64 {
+    c[SEEN] + user.added
 }
 
 /// Rows that are missing.

@@ -36,7 +36,7 @@ pub(crate) fn fault_cost(probe: &'static dyn Probe, faults: FaultMode) -> Result
     let mut looper = Looper::start().map_err(|e| format!("failed to start the calibration loop: {e}"))?;
     let ask =
         |looper: &mut Looper, order| looper.round(order).map_err(|e| format!("the calibration loop ended early: {e}"));
-    let shared = SharedMaps::create(RING_BYTES).map_err(|e| e.to_string())?;
+    let shared = SharedMaps::create(RING_BYTES, 16).map_err(|e| e.to_string())?;
     let config = Config { next_image: 2, slow_fault_ns: u64::MAX, ..Config::default() };
     shared.configure(&config).map_err(|e| e.to_string())?;
     let mut loaded = Loaded::load(probe, faults, &shared)?;

@@ -74,6 +74,16 @@ pub enum Error {
         /// All names.
         known: String,
     },
+    /// A trigger of the flight recorder that cannot fire here.
+    #[error("trigger `{trigger}` cannot fire here: {what}; {next}")]
+    Trigger {
+        /// As given.
+        trigger: String,
+        /// What is missing.
+        what: String,
+        /// What to do next.
+        next: &'static str,
+    },
     /// Another request failed.
     #[error("failed to {action}: {source}")]
     Kernel {
@@ -93,7 +103,7 @@ impl Error {
             Self::Output(_) | Self::UntrustedOutput { .. } => ErrorKind::Output,
             Self::NotPermitted { .. } => ErrorKind::NotPermitted,
             Self::NoBtf { .. } => ErrorKind::NoBtf,
-            Self::NoSuchProbe { .. } | Self::Kernel { .. } => ErrorKind::Kernel,
+            Self::NoSuchProbe { .. } | Self::Trigger { .. } | Self::Kernel { .. } => ErrorKind::Kernel,
         }
     }
 }

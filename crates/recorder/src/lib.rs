@@ -9,6 +9,7 @@ mod calibrate;
 pub mod cost;
 pub mod doctor;
 pub mod error;
+mod flight;
 pub mod host;
 mod leaf;
 mod plan;
@@ -20,6 +21,7 @@ pub mod snapshots;
 pub mod sockets;
 pub mod symbols;
 pub mod target;
+pub mod triggers;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,8 +32,9 @@ use std::time::Duration;
 use mtrace_formats::capture::{Account, ProbeReport, Problem, RecorderCost};
 
 pub use error::{Error, ErrorKind};
+pub use flight::{Dumped, FlightOptions};
 
-/// What is recorded.
+/// What is recorded. Children that a target forks from then on are targets, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetSpec {
     /// A command that the recorder starts; from its exec on, children followed.
@@ -39,10 +42,20 @@ pub enum TargetSpec {
         /// Command and arguments.
         argv: Vec<OsString>,
     },
-    /// A running process; children that it forks from now on are followed.
-    Pid(u32),
-    /// All running processes with this name, and those that take it later.
+    /// Running processes.
+    Pids(Vec<u32>),
+    /// All processes with this name, and those that take it later.
     Comm(String),
+    /// All processes that run this executable, and those that execute it later: the same file (by inode and name, so
+    /// under any path), or whatever was executed by exactly this path, as within a container.
+    Exe(PathBuf),
+    /// All processes in these control groups and below, and those that come into them later: folders below a mount of
+    /// cgroups (v1 and v2), or names as in /proc/PID/cgroup. Who leaves is a target still.
+    Cgroups(Vec<PathBuf>),
+    /// Those in these containers: ids of Docker, containerd, CRI-O and podman, or unambiguous begins of ids.
+    Containers(Vec<String>),
+    /// All processes of the host but this recorder.
+    All,
 }
 
 /// How page faults are recorded.
@@ -73,10 +86,16 @@ impl FaultMode {
 pub struct Options {
     /// What is recorded.
     pub target: TargetSpec,
-    /// Directory to create; must not exist.
+    /// Directory to create; must not exist. Of a flight recorder: folder and beginning of the names of its dumps.
     pub output: PathBuf,
+    /// Keep a window of the past only, and write it out when a trigger fires; `None`: record from beginning to end.
+    pub flight: Option<FlightOptions>,
     /// How long; `None` until the targets ended or the stop flag is set.
     pub duration: Option<Duration>,
+    /// Bytes that the capture may take on disk: the recording ends in time to stay below. At least 1 MiB.
+    pub max_bytes: Option<u64>,
+    /// The recording ends when so many events were written; those of the same moment come on top.
+    pub max_events: Option<u64>,
     /// Size of the ring buffer; rounded up to a power of two.
     pub ring_bytes: usize,
     /// Time between samples.
@@ -90,7 +109,7 @@ pub struct Options {
     pub slow_fault: Duration,
     /// Shorter off-CPU intervals are only counted.
     pub off_cpu_min: Duration,
-    /// File and network calls recorded per process.
+    /// File and network calls recorded per process. A flight recorder has a bound already: give it `u64::MAX`.
     pub io_calls_per_process: u64,
     /// Probes switched off, by name; see [`probe_names`].
     pub without: Vec<String>,
@@ -106,7 +125,10 @@ impl Options {
         Self {
             target,
             output,
+            flight: None,
             duration: None,
+            max_bytes: None,
+            max_events: None,
             ring_bytes: 16 << 20,
             sample_interval: Duration::from_secs(1),
             segment_interval: Duration::from_secs(5),
@@ -134,14 +156,21 @@ pub struct Progress {
     pub lost: u64,
     /// Bytes in closed segments.
     pub bytes: u64,
+    /// Dumps that were written since the last time.
+    pub dumps: Vec<Dumped>,
 }
 
 /// What a recording came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// The capture.
+    /// The capture; of a flight recorder the ring, which is there only if it could not be written to.
     pub output: PathBuf,
-    /// As in the manifest: "target exited", "duration", "signal", "disk full", "write failed".
+    /// A flight recorder came to its end in order: there are its dumps and nothing else.
+    pub is_flight: bool,
+    /// Dumps that a flight recorder wrote.
+    pub dumps: Vec<Dumped>,
+    /// As in the manifest: "target exited", "duration", "max size", "max events", "signal", "disk full", "write
+    /// failed".
     pub end_reason: String,
     /// How long was recorded, the closing of the capture included.
     pub recorded: Duration,
@@ -159,7 +188,7 @@ pub struct Summary {
     pub cost: RecorderCost,
 }
 
-/// Records until the targets ended, `options.duration` is over or `stop` is set. The capture is complete when this
+/// Records until the targets ended, `options.duration` or another limit is reached, or `stop` is set. The capture is complete when this
 /// returns `Ok`, also after a full disk: then `end_reason` and `problems` say so.
 ///
 /// Must be called on a thread that stays: a launched command is traced by it up to its exec.

@@ -88,7 +88,7 @@ fn objection(probe: &dyn Probe, facts: &HostFacts, without: &[String], faults: F
     if off || without.iter().any(|n| n == probe.name()) {
         return Some("switched off".to_owned());
     }
-    let needs_perf = |a: &Attach| matches!(a, Attach::SoftwareEvent(_) | Attach::GoEntry(_));
+    let needs_perf = |a: &Attach| matches!(a, Attach::SoftwareEvent(_)) || a.runtime().is_some();
     let always = probe.variants(faults).iter().all(|v| v.programs.iter().any(|p| needs_perf(&p.attach)));
     match facts.perf_event {
         SyscallTrial::Fails(errno) if always => Some(format!(
@@ -160,7 +160,10 @@ mod tests {
     fn without_perf_events_the_probes_that_need_them_are_absent() {
         let facts = HostFacts { perf_event: SyscallTrial::Fails(1), ..good_host() };
         let plan = plan(&facts, &[], FaultMode::Runs).unwrap();
-        assert_eq!(plan.absent.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["faults", "gc_events"]);
+        assert_eq!(
+            plan.absent.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
+            ["faults", "gc_events", "go_memory", "jvm_events"]
+        );
         assert!(names(&plan).contains(&"memory_calls"));
     }
 

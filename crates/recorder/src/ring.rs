@@ -8,12 +8,12 @@ use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, OpenObject};
 use crate::error::{Error, kernel};
 
 /// `struct mt_config` and `struct mt_target` of bpf/wire.h; `struct scratch` of bpf/mtrace.bpf.h.
-const CONFIG_BYTES: u32 = 64;
+const CONFIG_BYTES: u32 = 40;
 const TARGET_BYTES: u32 = 24;
 const SCRATCH_BYTES: u32 = 6 * 8 + 65 * 8 + (24 + 8 + 8 + 128 * 8) + (24 + 3 * 8 + 32 * 16);
 /// `EPOCHS` of bpf/mtrace.bpf.h.
 const EPOCHS: u32 = 4096;
-/// Targets at a time.
+/// Targets at a time, unless more are asked for.
 pub(crate) const MAX_TARGETS: u32 = 8192;
 /// Stacks that the kernel remembers as sent; the least used ones are sent again.
 const MAX_STACKS: u32 = 64 * 1024;
@@ -28,18 +28,12 @@ pub(crate) struct Config {
     /// Faults at least this slow are sent one by one.
     pub(crate) slow_fault_ns: u64,
     pub(crate) io_calls_per_process: u64,
-    /// Processes that take this name become targets; at most 15 bytes count.
-    pub(crate) comm: Option<String>,
     /// First image number for the kernel side; lower ones were given out here.
     pub(crate) next_image: u32,
 }
 
 impl Config {
     fn to_bytes(&self, ring_bytes: u32) -> Vec<u8> {
-        let mut comm = [0u8; 16];
-        let name = self.comm.as_deref().unwrap_or_default().as_bytes();
-        let n = name.len().min(15);
-        comm[..n].copy_from_slice(&name[..n]);
         let mut b = Vec::with_capacity(CONFIG_BYTES as usize);
         b.extend(self.off_cpu_min_ns.to_ne_bytes());
         b.extend(self.io_calls_per_process.to_ne_bytes());
@@ -47,10 +41,7 @@ impl Config {
         // The service times of a batch are 32 bits wide.
         b.extend(self.slow_fault_ns.min(u64::from(u32::MAX)).to_ne_bytes());
         b.extend(std::process::id().to_ne_bytes());
-        b.extend((n as u32).to_ne_bytes());
-        b.extend(comm);
         b.extend(self.next_image.to_ne_bytes());
-        b.extend(0u32.to_ne_bytes());
         b
     }
 }
@@ -69,7 +60,7 @@ pub(crate) struct SharedMaps {
 
 impl SharedMaps {
     /// Creates them. The ring's size is rounded up to a power of two pages, at most 1 GiB.
-    pub(crate) fn create(ring_bytes: usize) -> Result<Self, Error> {
+    pub(crate) fn create(ring_bytes: usize, max_targets: u32) -> Result<Self, Error> {
         let page = crate::host::page_size().unwrap_or(4096) as usize;
         let ring_bytes = ring_bytes.clamp(page, 1 << 30).next_power_of_two() as u32;
         let make = |ty, name, key, value, entries| {
@@ -83,7 +74,7 @@ impl SharedMaps {
             ring: make(MapType::RingBuf, "mtrace_ring", 0, 0, ring_bytes)?,
             ring_bytes,
             config: make(MapType::Array, "mtrace_config", 4, CONFIG_BYTES, 1)?,
-            targets: make(MapType::Hash, "mtrace_targets", 4, TARGET_BYTES, MAX_TARGETS)?,
+            targets: make(MapType::Hash, "mtrace_targets", 4, TARGET_BYTES, max_targets)?,
             seen_stacks: make(MapType::LruHash, "mtrace_stacks", 8, 4, MAX_STACKS)?,
             scratch: make(MapType::PercpuArray, "mtrace_scratch", 4, SCRATCH_BYTES, 1)?,
             epochs: make(MapType::Array, "mtrace_epochs", 4, 4, EPOCHS)?,
@@ -116,16 +107,34 @@ impl SharedMaps {
 
     /// Adds a process; with `waits_for_exec` nothing is recorded of it before its next exec.
     pub(crate) fn add_target(&self, pid: u32, image: u32, waits_for_exec: bool) -> Result<(), Error> {
-        let mut value = Vec::with_capacity(TARGET_BYTES as usize);
-        value.extend((if waits_for_exec { WAITS_FOR_EXEC } else { 0 }).to_ne_bytes());
-        value.extend(image.to_ne_bytes());
-        value.resize(TARGET_BYTES as usize, 0);
+        let value = target(image, waits_for_exec);
         self.targets.update(&pid.to_ne_bytes(), &value, MapFlags::ANY).map_err(kernel("add a target"))
+    }
+
+    /// Adds a process unless the kernel side did so meanwhile; false if it did, or there is no room.
+    pub(crate) fn add_if_new(&self, pid: u32, image: u32) -> bool {
+        self.targets.update(&pid.to_ne_bytes(), &target(image, false), MapFlags::NO_EXIST).is_ok()
     }
 
     /// Removes a process that ended. It may be gone already.
     pub(crate) fn remove_target(&self, pid: u32) {
         let _ = self.targets.delete(&pid.to_ne_bytes());
+    }
+
+    /// Makes the kernel side send a stack again when it comes again.
+    pub(crate) fn forget_stack(&self, hash: u64) {
+        // It may be forgotten already.
+        let _ = self.seen_stacks.delete(&hash.to_ne_bytes());
+    }
+
+    /// True if the kernel side takes the process for a target.
+    pub(crate) fn is_target(&self, pid: u32) -> bool {
+        matches!(self.targets.lookup(&pid.to_ne_bytes(), MapFlags::ANY), Ok(Some(_)))
+    }
+
+    /// The processes that the kernel side takes for targets.
+    pub(crate) fn targets(&self) -> Vec<u32> {
+        self.targets.keys().filter_map(|k| Some(u32::from_ne_bytes(k.try_into().ok()?))).collect()
     }
 
     /// True if the process waits for its exec still, which means that nobody saw it.
@@ -135,26 +144,27 @@ impl SharedMaps {
     }
 }
 
+/// `struct mt_target`.
+fn target(image: u32, waits_for_exec: bool) -> Vec<u8> {
+    let mut value = Vec::with_capacity(TARGET_BYTES as usize);
+    value.extend((if waits_for_exec { WAITS_FOR_EXEC } else { 0 }).to_ne_bytes());
+    value.extend(image.to_ne_bytes());
+    value.resize(TARGET_BYTES as usize, 0);
+    value
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_settings_have_the_layout_of_wire_h() {
-        let c = Config {
-            off_cpu_min_ns: 1,
-            slow_fault_ns: u64::MAX,
-            io_calls_per_process: 2,
-            comm: Some("a-name-longer-than-15".to_owned()),
-            next_image: 9,
-        };
+        let c = Config { off_cpu_min_ns: 1, slow_fault_ns: u64::MAX, io_calls_per_process: 2, next_image: 9 };
         let b = c.to_bytes(4096);
         assert_eq!(b.len(), CONFIG_BYTES as usize);
         assert_eq!(b[16], 0);
         assert_eq!(u64::from_ne_bytes([b[16], b[17], b[18], b[19], b[20], b[21], b[22], b[23]]), 1024);
         assert_eq!(&b[24..32], &0xffff_ffff_u64.to_ne_bytes());
-        assert_eq!(&b[36..40], &15u32.to_ne_bytes());
-        assert_eq!(&b[40..56], b"a-name-longer-t\0");
-        assert_eq!(&b[56..60], &9u32.to_ne_bytes());
+        assert_eq!(&b[36..40], &9u32.to_ne_bytes());
     }
 }

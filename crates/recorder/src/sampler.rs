@@ -20,7 +20,8 @@ use procfs_core::FromRead as _;
 use procfs_core::process::Stat;
 
 pub use cgroup::CgroupPaths;
-pub(crate) use parse::{mountinfo, parse_kb_lines};
+pub(crate) use cgroup::below;
+pub(crate) use parse::{Mount, mountinfo, parse_kb_lines};
 
 use crate::host::{monotonic_ns, page_size};
 use parse::pressure_totals;
@@ -52,6 +53,8 @@ const MEMINFO: &[&str] = &[
 
 /// How much of the time the rare readings may take together: one part in this many.
 const RARE_SHARE: i64 = 100;
+/// Processes sampled in a tick. Of more, each has its turn: a whole host must not cost more than its targets are worth.
+const MAX_PER_TICK: usize = 200;
 /// At most this often even where they are cheap: nothing that matters changes faster than `statm` shows it.
 const RARE_INTERVAL_NS: i64 = 1_000_000_000;
 
@@ -109,6 +112,8 @@ pub struct Sampler {
     processes: BTreeMap<u32, Membership>,
     /// Things that are read rarely, with the time of their last reading.
     rare_last: BTreeMap<Rare, i64>,
+    /// The process that was sampled last, where they have turns.
+    last_turn: u32,
     budget: Budget,
     /// When `vmstat` and `buddyinfo` are due, CLOCK_MONOTONIC ns.
     vm_next: i64,
@@ -134,6 +139,7 @@ impl Sampler {
         let mut sampler = Self {
             processes: BTreeMap::new(),
             rare_last: BTreeMap::new(),
+            last_turn: 0,
             budget: Budget { next: i64::MIN },
             vm_next: i64::MIN,
             page_bytes: page_size().unwrap_or(4096),
@@ -186,7 +192,7 @@ impl Sampler {
     fn sample(&mut self, now: i64, all: bool) -> Vec<Sample> {
         let begin = monotonic_ns();
         let mut out = Vec::new();
-        let pids: Vec<u32> = self.processes.keys().copied().collect();
+        let pids = self.turn(all);
         let mut left = Vec::new();
         for pid in pids {
             if self.process(pid, &mut out) {
@@ -214,6 +220,18 @@ impl Sampler {
         self.cost.ticks += 1;
         self.cost.total_ns += (monotonic_ns() - begin).unsigned_abs();
         out
+    }
+
+    /// The processes to sample now.
+    fn turn(&mut self, all: bool) -> Vec<u32> {
+        if all || self.processes.len() <= MAX_PER_TICK {
+            return self.processes.keys().copied().collect();
+        }
+        self.problem(&format!("more than {MAX_PER_TICK} processes at a time: they were sampled in turns"));
+        let after = self.processes.range(self.last_turn.saturating_add(1)..);
+        let turn: Vec<u32> = after.chain(&self.processes).map(|(pid, _)| *pid).take(MAX_PER_TICK).collect();
+        self.last_turn = turn.last().copied().unwrap_or(0);
+        turn
     }
 
     /// statm and stat; false if the process is gone.

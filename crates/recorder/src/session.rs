@@ -1,19 +1,26 @@
 //! One recording from beginning to end: start the target, drain the ring, close the capture.
 
 mod clocks;
+mod dump;
 mod files;
 mod finish;
+mod flight;
 mod images;
+mod limits;
 mod load;
 mod names;
 mod output;
 mod processes;
 mod reserve;
+mod roots;
+mod runtimes;
 mod sink;
 mod sleepers;
+mod slow;
 mod stacks;
 mod start;
 mod trial;
+mod window;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -23,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
 use mtrace_formats::capture::{Manifest, Problem};
-use mtrace_formats::tables::SnapshotReason;
+use mtrace_formats::tables::{RuntimeKind, SnapshotReason};
 
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
@@ -33,9 +40,11 @@ use crate::leaf::Leaves;
 use crate::ring::SharedMaps;
 use crate::sampler::Sampler;
 use crate::target::launch::Launched;
-use crate::{Options, Progress, Summary, TargetSpec};
+use crate::target::rule::Rule;
+use crate::{Options, Progress, Summary};
 pub(crate) use load::Loaded;
-use processes::{Processes, Todo};
+use processes::{Came, Processes, Todo};
+use runtimes::{Found, Runtimes};
 pub(crate) use sink::Sink;
 pub(crate) use trial::trial;
 
@@ -47,6 +56,10 @@ const REST: Duration = Duration::from_millis(10);
 const REMOVE_AFTER_NS: i64 = 100_000_000;
 /// How long a launched target has to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long everything may take after a signal to the recorder: within 5 s whoever sent it can rely on the capture.
+const AFTER_SIGNAL: Duration = Duration::from_millis(4200);
+/// What of it is kept for closing the capture when a launched target does not end.
+const FOR_CLOSING: Duration = Duration::from_millis(1700);
 /// When the first segments are closed. The intervals double from there up to the option's: a recording that is killed
 /// early has something to show, a long one has few small segments.
 const FIRST_SEGMENT: Duration = Duration::from_millis(250);
@@ -57,6 +70,7 @@ const PROGRESS_INTERVAL_NS: i64 = 200_000_000;
 pub(crate) fn run(options: &Options, stop: &AtomicBool, progress: &mut dyn FnMut(&Progress)) -> Result<Summary, Error> {
     let mut session = start::start(options)?;
     let reason = session.record(stop, progress);
+    session.deadline = (reason == "signal").then(|| Instant::now() + AFTER_SIGNAL);
     session.wind_down(progress);
     session.finish(reason)
 }
@@ -69,9 +83,11 @@ struct Session<'a> {
     // Before the maps that it reads.
     ring: RingBuffer<'static>,
     probes: Vec<Loaded>,
+    runtimes: Runtimes,
     shared: SharedMaps,
     manifest: Manifest,
     processes: Processes,
+    rule: Rule,
     leaves: Leaves,
     launched: Option<Launched>,
     sampler: Sampler,
@@ -80,6 +96,9 @@ struct Session<'a> {
     reserve: reserve::Reserve,
     /// Processes that ended: when, pid, image.
     ended: VecDeque<(i64, u32, u32)>,
+    flight: Option<flight::Flight>,
+    /// Until when the capture has to be closed.
+    deadline: Option<Instant>,
     due: Due,
 }
 
@@ -95,7 +114,7 @@ struct Due {
 
 impl Due {
     fn new(now: i64, options: &Options) -> Self {
-        let first = FIRST_SEGMENT.min(options.segment_interval);
+        let first = FIRST_SEGMENT.min(segment_interval(options));
         Self {
             sample: now,
             losses: now + LOSS_INTERVAL_NS,
@@ -107,7 +126,7 @@ impl Due {
 
     /// The segments were closed: when they are closed next.
     fn rolled(&mut self, now: i64, options: &Options) {
-        self.roll_interval = self.roll_interval.saturating_mul(2).min(options.segment_interval);
+        self.roll_interval = self.roll_interval.saturating_mul(2).min(segment_interval(options));
         self.roll = now + nanoseconds(self.roll_interval);
     }
 }
@@ -127,6 +146,9 @@ impl Session<'_> {
             if stop.load(Ordering::Relaxed) {
                 return "signal";
             }
+            if let Some(reason) = self.limit_reached() {
+                return reason;
+            }
             if until.is_some_and(|t| Instant::now() >= t) {
                 return "duration";
             }
@@ -145,6 +167,7 @@ impl Session<'_> {
     /// One round: take what the kernel sent, follow it, and do what is due.
     fn step(&mut self, wait: Duration, progress: &mut dyn FnMut(&Progress)) {
         // An interrupted wait is a wait that is over.
+        self.sink.borrow_mut().begin_round();
         self.ring.poll_raw(wait);
         self.drain();
         self.reap();
@@ -156,21 +179,28 @@ impl Session<'_> {
         }
     }
 
-    /// Takes all records there are and does what they ask for.
+    /// Takes all records there are at this moment and does what they ask for.
     fn drain(&mut self) {
+        self.sink.borrow_mut().begin_round();
         self.ring.consume_raw();
+        let keep = self.flight.is_some();
         loop {
             let mut sink = self.sink.borrow_mut();
             let life = std::mem::take(&mut sink.life);
             let code = std::mem::take(&mut sink.new_code);
             if life.is_empty() && code.is_empty() {
                 let rows = sink.files.take_rows();
-                rows.into_iter().for_each(|r| sink.push(r));
+                for row in rows {
+                    if keep {
+                        sink.files.keep(&row);
+                    }
+                    sink.push(row);
+                }
                 let (images, leaves) = (&self.processes.images, &mut self.leaves);
                 sink.settle_stacks(|stack| {
                     let Some(ip) = stack.ips.first() else { return false };
                     let mapping = images.find(stack.image, *ip);
-                    mapping.and_then(|m| leaves.caller_on_top(m, *ip)) == Some(true)
+                    mapping.and_then(|m| leaves.caller_on_top(&m, *ip)) == Some(true)
                 });
                 return;
             }
@@ -178,18 +208,21 @@ impl Session<'_> {
             for event in life {
                 self.processes.live(event, &mut sink, &mut todo);
             }
+            let with_jvm = processes::with_library(&code, &sink.files, runtimes::JVM_LIBRARY);
             self.processes.new_code(code, &sink.files);
             drop(sink);
             todo.into_iter().for_each(|t| self.follow(t));
+            with_jvm.into_iter().for_each(|pid| self.jvm_loaded(pid));
         }
     }
 
     fn follow(&mut self, todo: Todo) {
         match todo {
-            Todo::NewProgram { pid, stopped } => self.look_for_go(pid, stopped),
+            Todo::NewProgram { pid, how } => self.look_for_runtimes(pid, how),
             Todo::Sample(pid) => self.sampler.add(pid),
             Todo::Joined { pid, ts } => sleepers::note(&self.probes, pid, ts),
             Todo::Ended(pid) => {
+                self.flight_ended(pid);
                 if let Some(image) = self.processes.image(pid) {
                     self.ended.push_back((monotonic_ns(), pid, image));
                 }
@@ -197,21 +230,43 @@ impl Session<'_> {
         }
     }
 
-    /// Attaches the garbage collector's probes if the process runs a Go binary.
-    fn look_for_go(&mut self, pid: u32, stopped: bool) {
-        let Some(probe) = self.probes.iter_mut().find(|p| p.wants_go()) else { return };
-        let Some(go) = probe.attach_go(pid) else { return };
-        if go.new && !stopped {
+    /// Attaches the probes of the language runtimes to what the process runs.
+    fn look_for_runtimes(&mut self, pid: u32, how: Came) {
+        for found in self.runtimes.look_at(&mut self.probes, pid, how != Came::Running) {
+            self.note_runtime(pid, &found, how);
+        }
+    }
+
+    /// A process has loaded a JVM's library.
+    fn jvm_loaded(&mut self, pid: u32) {
+        if let Some(found) = self.runtimes.library_mapped(&mut self.probes, pid) {
+            self.note_runtime(pid, &found, Came::Running);
+        }
+    }
+
+    fn note_runtime(&mut self, pid: u32, found: &Found, how: Came) {
+        // A JVM loads its library long after its exec.
+        let late = how == Came::Running || (how == Came::Exec && found.kind == RuntimeKind::Go);
+        if found.new && late {
+            let (what, table) = match found.kind {
+                RuntimeKind::Go => ("the probes of the Go runtime", "gc_events"),
+                RuntimeKind::Jvm => ("the probes of the JVM", "jvm_events"),
+            };
             self.problem(format!(
-                "the garbage collector probes of Go process {pid} were attached while it ran: collections before \
-                 this moment are not in gc_events"
+                "{what} of process {pid} were attached while it ran: collections before this moment are not in {table}"
             ));
         }
-        if go.version.as_deref().is_some_and(has_stw_reason) {
-            self.sink.borrow_mut().has_stw_reason.insert(pid);
+        let mut sink = self.sink.borrow_mut();
+        if found.kind == RuntimeKind::Go && found.version.as_deref().is_some_and(runtimes::has_stw_reason) {
+            sink.has_stw_reason.insert(pid);
         }
-        if let Some(t) = self.processes.entry(pid) {
-            t.go_version = go.version;
+        if self.processes.is_new_runtime(pid, found.kind) {
+            runtimes::settings_of(pid, found).into_iter().for_each(|r| sink.push(r));
+        }
+        if found.kind == RuntimeKind::Go
+            && let Some(t) = self.processes.entry(pid)
+        {
+            t.go_version = found.version.clone();
         }
     }
 
@@ -227,6 +282,7 @@ impl Session<'_> {
             if self.processes.image(pid) == Some(image) {
                 self.shared.remove_target(pid);
             }
+            self.processes.forget(pid, image, &mut self.sink.borrow_mut());
         }
     }
 
@@ -246,9 +302,11 @@ impl Session<'_> {
             self.due.rolled(now, self.options);
             self.roll();
         }
+        self.fly(now);
         if now >= self.due.progress {
             self.due.progress = now + PROGRESS_INTERVAL_NS;
-            progress(&self.progress());
+            let state = self.progress();
+            progress(&state);
         }
     }
 
@@ -267,13 +325,14 @@ impl Session<'_> {
         clocks::note(&mut self.manifest.clocks, clock_pair());
     }
 
-    fn note_losses(&mut self, now: i64) {
+    fn note_losses(&mut self, now: i64) -> Vec<window::Reading> {
         let mut sink = self.sink.borrow_mut();
         let readings: Vec<_> =
             self.probes.iter().map(|p| (p.probe.name(), p.counters(), sink.counts(p.probe))).collect();
         for row in self.losses.read(now, &readings) {
             sink.push(row);
         }
+        readings
     }
 
     /// Finds targets that ended without an exit event: the probe is absent, or the event was lost.
@@ -283,6 +342,25 @@ impl Session<'_> {
             if gone {
                 self.processes.ended(pid, None);
                 self.follow(Todo::Ended(pid));
+            }
+        }
+        if self.lost_life() {
+            self.clear_unknown();
+        }
+    }
+
+    /// True if records of who came and went are lost.
+    fn lost_life(&self) -> bool {
+        let probe = self.probes.iter().find(|p| p.probe.name() == "process_events");
+        let sink = self.sink.borrow();
+        probe.is_some_and(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe)) > 0)
+    }
+
+    /// Takes processes out of the kernel's map that are gone, and that nobody here has heard of: they would fill it.
+    fn clear_unknown(&self) {
+        for pid in self.shared.targets() {
+            if self.processes.image(pid).is_none() && !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+                self.shared.remove_target(pid);
             }
         }
     }
@@ -306,6 +384,10 @@ impl Session<'_> {
         self.note_clock();
         self.manifest.window.closed_ns = Some(monotonic_ns());
         self.manifest.window.next_closing_ns = Some(self.due.roll);
+        if self.flight.is_some() {
+            self.turn();
+            return;
+        }
         self.manifest.targets = self.processes.listed().to_vec();
         self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), Vec::new());
         self.fill_reports();
@@ -331,8 +413,7 @@ impl Session<'_> {
                 self.follow(Todo::Ended(pid));
             }
         }
-        // By name those that start later are wanted, too: such a recording ends by its duration or a signal.
-        !matches!(self.options.target, TargetSpec::Comm(_)) && self.processes.alive().is_empty()
+        !self.processes.any_alive() && !self.rule.may_bring_more()
     }
 
     /// The last look at the targets; then a launched one is asked to end, under observation.
@@ -352,17 +433,20 @@ impl Session<'_> {
             return;
         }
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::SIGTERM);
-        let until = Instant::now() + GRACE;
+        let until = (self.deadline.map(|d| d - FOR_CLOSING)).unwrap_or_else(|| Instant::now() + GRACE);
+        let began = Instant::now();
         while alive(self) && Instant::now() < until {
             self.step(REST, progress);
         }
         if alive(self) {
-            self.problem(format!("process {pid} did not end within {} s of SIGTERM and was killed", GRACE.as_secs()));
+            let waited = began.elapsed().as_secs_f64();
+            self.problem(format!("process {pid} did not end within {waited:.1} s of SIGTERM and was killed"));
             let _ = self.launched.as_mut().map(|l| l.terminate(Duration::ZERO));
         }
     }
 
-    fn progress(&self) -> Progress {
+    fn progress(&mut self) -> Progress {
+        let dumps = self.flight.as_mut().map(|f| std::mem::take(&mut f.news)).unwrap_or_default();
         let sink = self.sink.borrow();
         let rows = sink.writer.rows_written();
         let lost = self.probes.iter().map(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe))).sum();
@@ -372,6 +456,7 @@ impl Session<'_> {
             rows: rows.iter().map(|(table, n)| ((*table).to_owned(), *n)).collect(),
             lost,
             bytes: sink.writer.bytes_closed(),
+            dumps,
         }
     }
 
@@ -383,19 +468,13 @@ impl Session<'_> {
     }
 }
 
-fn nanoseconds(d: Duration) -> i64 {
-    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2)
+/// Segments are closed at these intervals.
+fn segment_interval(options: &Options) -> Duration {
+    options.flight.as_ref().map_or(options.segment_interval, |f| f.period(options.segment_interval))
 }
 
-/// stopTheWorldWithSema takes its reason as the first argument since Go 1.21 (runtime/proc.go).
-fn has_stw_reason(version: &str) -> bool {
-    let digits = |s: &str| s.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
-    let Some((major, rest)) = version.trim_start_matches("go").split_once('.') else { return false };
-    match (digits(major), digits(rest)) {
-        (Some(1), Some(minor)) => minor >= 21,
-        (Some(major), Some(_)) => major > 1,
-        _ => false,
-    }
+fn nanoseconds(d: Duration) -> i64 {
+    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2)
 }
 
 #[cfg(test)]
@@ -405,7 +484,7 @@ mod tests {
     #[test]
     fn segments_are_closed_early_at_first_and_never_later_than_asked_for() {
         let intervals = |ms| {
-            let mut options = Options::new(TargetSpec::Pid(1), "x".into());
+            let mut options = Options::new(crate::TargetSpec::Pids(vec![1]), "x".into());
             options.segment_interval = Duration::from_millis(ms);
             let mut due = Due::new(0, &options);
             let next = |due: &mut Due| {
@@ -417,14 +496,5 @@ mod tests {
         };
         assert_eq!(intervals(5000), [250, 750, 1750, 3750, 7750, 12750, 17750]);
         assert_eq!(intervals(100), [100, 200, 300, 400, 500, 600, 700]);
-    }
-
-    #[test]
-    fn the_reason_is_known_since_go_1_21() {
-        for (version, expected) in
-            [("go1.20.14", false), ("go1.21.0", true), ("go1.27rc1", true), ("go2.0", true), ("devel", false)]
-        {
-            assert_eq!(has_stw_reason(version), expected, "{version}");
-        }
     }
 }

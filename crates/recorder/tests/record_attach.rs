@@ -26,7 +26,7 @@ fn waiting_server() -> (Capture, u32, tempfile::TempDir) {
     let (server, _) = listener.accept().unwrap();
     let mut program = Command::new(&known).arg("wait").stdin(Stdio::from(OwnedFd::from(server))).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(200));
-    let mut options = Options::new(TargetSpec::Pid(program.id()), dir.path().join("wait.mtrace"));
+    let mut options = Options::new(TargetSpec::Pids(vec![program.id()]), dir.path().join("wait.mtrace"));
     options.duration = Some(Duration::from_secs(60));
     let mut asked = false;
     let summary = record(&options, &AtomicBool::new(false), &mut |p| {

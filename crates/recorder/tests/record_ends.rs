@@ -40,7 +40,7 @@ fn a_running_process_is_recorded_for_a_duration_and_left_alone() {
     let known = compile("known.c", dir.path());
     let mut program = start(&known, &["loop"]);
     std::thread::sleep(Duration::from_millis(100));
-    let mut options = Options::new(TargetSpec::Pid(program.0.id()), dir.path().join("pid.mtrace"));
+    let mut options = Options::new(TargetSpec::Pids(vec![program.0.id()]), dir.path().join("pid.mtrace"));
     options.duration = Some(Duration::from_millis(600));
     let summary = record(&options, &no_stop(), &mut |_| {}).unwrap();
     assert_eq!(summary.end_reason, "duration");
@@ -135,7 +135,7 @@ fn bad_targets_are_one_clear_error_and_leave_no_capture_behind() {
     let try_it = |target| record(&Options::new(target, output.clone()), &no_stop(), &mut |_| {}).unwrap_err();
     let argv = |s: &str| TargetSpec::Launch { argv: vec![s.into()] };
 
-    assert_eq!(try_it(TargetSpec::Pid(u32::MAX - 1)).kind(), ErrorKind::NoSuchTarget);
+    assert_eq!(try_it(TargetSpec::Pids(vec![u32::MAX - 1])).kind(), ErrorKind::NoSuchTarget);
     assert_eq!(try_it(TargetSpec::Comm("no-such-name".to_owned())).kind(), ErrorKind::NoSuchTarget);
     assert_eq!(try_it(argv("no-such-command")).kind(), ErrorKind::CannotExecute);
     // Passes every check before the exec, and fails there.

@@ -106,7 +106,7 @@ fn a_victim_that_nobody_records_is_seen() {
     let leak = compile("leak.c", dir.path());
     let Some(group) = Group::new("other", 16 * MIB) else { return };
     let target = Running(Command::new("sleep").arg("60").spawn().unwrap());
-    let mut options = Options::new(TargetSpec::Pid(target.0.id()), dir.path().join("other.mtrace"));
+    let mut options = Options::new(TargetSpec::Pids(vec![target.0.id()]), dir.path().join("other.mtrace"));
     options.duration = Some(Duration::from_secs(2));
     let mut victim = None;
     record(&options, &AtomicBool::new(false), &mut |_| {
@@ -173,7 +173,7 @@ fn a_foreign_reader_of_smaps_is_named() {
     let target = Command::new(&maplock).args(["192", "60", "alone"]).stdout(Stdio::null()).spawn().unwrap();
     let target = Running(target);
     std::thread::sleep(Duration::from_millis(500));
-    let mut options = Options::new(TargetSpec::Pid(target.0.id()), dir.path().join("reader.mtrace"));
+    let mut options = Options::new(TargetSpec::Pids(vec![target.0.id()]), dir.path().join("reader.mtrace"));
     options.duration = Some(Duration::from_secs(2));
     let mut reader = None;
     record(&options, &AtomicBool::new(false), &mut |_| {

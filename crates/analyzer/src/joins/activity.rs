@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind};
 
 use super::overlays::{ByOverlay, Stall};
+use super::sleeps::{Kinds, Sleep};
 use crate::load::FaultRow;
+use crate::symbols::SymbolTable;
 
 /// An interval with the row that it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +27,10 @@ pub(crate) struct Thread {
     pub(crate) network: Vec<Interval>,
     /// Stalls within one of the above, by overlay.
     pub(crate) overlays: ByOverlay<Vec<Interval>>,
-    /// Off the CPU though it could have run.
+    /// Off the CPU though it could have run: preempted, or woken and waiting for a CPU since.
     pub(crate) runnable: Vec<Interval>,
+    /// When it slept, until it was woken, and by whom.
+    pub(crate) sleeps: Vec<Sleep>,
     /// Off the CPU in another way than sleeping: disk, kernel locks, stopped.
     pub(crate) blocked: Vec<Interval>,
     /// Working or held up: neither sleeping outside of a call nor dead.
@@ -42,6 +46,12 @@ impl Thread {
     pub(crate) fn active_before(&self, t: i64) -> Option<Interval> {
         let n = self.active.partition_point(|i| i.start < t);
         n.checked_sub(1).map(|n| self.active[n])
+    }
+
+    /// The sleep that ended at `t`.
+    pub(crate) fn sleep_until(&self, t: i64) -> Option<&Sleep> {
+        let n = self.sleeps.partition_point(|s| s.start < t);
+        n.checked_sub(1).map(|n| &self.sleeps[n]).filter(|s| s.until == t)
     }
 
     /// Active time within `[a, b)`.
@@ -68,6 +78,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) overlays: &'a ByOverlay<Vec<Stall>>,
     pub(crate) off_cpu: Vec<&'a OffCpu>,
     pub(crate) events: Vec<&'a ProcessEvent>,
+    pub(crate) symbols: &'a SymbolTable,
 }
 
 /// Lays out the threads of a process.
@@ -157,14 +168,26 @@ fn push(list: &mut Vec<Interval>, start: i64, end: i64, row: u32) {
 
 /// Sorts the times off the CPU: `active` holds the sleeps for now.
 fn lay_off_cpu(threads: &mut Threads, rows: &Rows<'_>) {
+    let mut kinds = Kinds::new(rows.symbols, &rows.off_cpu);
     for o in &rows.off_cpu {
         let Some(t) = threads.get_mut(&o.tid) else { continue };
-        let list = match o.state {
-            OffCpuState::Runnable => &mut t.runnable,
-            OffCpuState::Sleeping => &mut t.active,
-            OffCpuState::Uninterruptible | OffCpuState::Other => &mut t.blocked,
-        };
-        push(list, o.ts, o.ts + o.dur, 0);
+        let end = o.ts + o.dur;
+        let woken = end - o.runqueue_ns.unwrap_or(0).clamp(0, o.dur);
+        match o.state {
+            OffCpuState::Runnable => push(&mut t.runnable, o.ts, end, 0),
+            OffCpuState::Sleeping => {
+                let sleep = Sleep::new(o, woken, kinds.of(o));
+                push(&mut t.active, o.ts, sleep.until, 0);
+                push(&mut t.runnable, woken, end, 0);
+                if t.active.last().is_some_and(|i| i.start >= o.ts && i.end == sleep.until) {
+                    t.sleeps.push(sleep);
+                }
+            }
+            OffCpuState::Uninterruptible | OffCpuState::Other => {
+                push(&mut t.blocked, o.ts, woken, 0);
+                push(&mut t.runnable, woken, end, 0);
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mtrace_formats::tables::{GcEvent, IoCall, OffCpu, ProcessEvent, SocketRow};
+use mtrace_formats::tables::{GcEvent, IoCall, JvmEvent, OffCpu, ProcessEvent, SocketRow};
 
 use super::activity::Rows;
 use super::overlays::{self, ByOverlay, Stall};
@@ -22,6 +22,7 @@ pub(super) struct OfProcess<'a> {
     pub(super) off_cpu: Vec<&'a OffCpu>,
     pub(super) events: Vec<&'a ProcessEvent>,
     pub(super) gc: Vec<&'a GcEvent>,
+    pub(super) jvm: Vec<&'a JvmEvent>,
     /// End of the last event that shows a thread at work, and the thread.
     pub(super) last: Option<(i64, u32)>,
 }
@@ -52,6 +53,7 @@ impl<'a> OfProcess<'a> {
             overlays: &self.overlays,
             off_cpu: self.off_cpu.clone(),
             events: self.events.clone(),
+            symbols: &tables.symbols,
         }
     }
 }
@@ -93,6 +95,9 @@ pub(super) fn by_process(t: &Tables) -> Processes<'_> {
     }
     for g in &t.gc {
         out.entry(g.pid).or_default().gc.push(g);
+    }
+    for e in &t.jvm {
+        out.entry(e.pid).or_default().jvm.push(e);
     }
     out
 }

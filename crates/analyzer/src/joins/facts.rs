@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mtrace_formats::capture::{Capture, ClockPair, Manifest, ProbeStatus, State, Target};
+use mtrace_formats::capture::{Capture, ClockPair, Manifest, ProbeStatus, State, Target, TriggerCount};
 use mtrace_formats::tables::{ProcessEvent, ProcessEventKind};
 
 use crate::load::{FaultRow, NONE, Tables};
-use crate::model::{CaptureFacts, ProbeFact, ProcessFact, TouchKind, Trust};
+use crate::model::{CaptureFacts, ProbeFact, ProcessFact, TouchKind, TriggerFact, Trust};
 use crate::replay::Replay;
 
 /// Begin and end of what was recorded: the manifest's, or what the events say.
@@ -28,6 +28,7 @@ pub(crate) fn capture(capture: &Capture, tables: &Tables, span: (i64, i64)) -> C
         end_ns: span.1,
         start_realtime_ns: clock.map(|c| c.realtime_ns.saturating_add(span.0.saturating_sub(c.monotonic_ns))),
         complete: m.state == State::Complete,
+        trigger: trigger(m, span),
         kernel_release: m.host.kernel_release.clone(),
         arch: m.host.arch.clone(),
         cpus: m.host.cpus,
@@ -36,6 +37,25 @@ pub(crate) fn capture(capture: &Capture, tables: &Tables, span: (i64, i64)) -> C
         processes: processes(m, tables),
         rows: tables.rows.clone(),
     }
+}
+
+/// Why a flight recorder wrote this capture.
+fn trigger(m: &Manifest, (start, end): (i64, i64)) -> Option<TriggerFact> {
+    let flight = m.flight.as_ref()?;
+    let fired = flight.trigger.as_ref()?;
+    let clock = m.clocks.last();
+    let sum = |counts: &[TriggerCount]| counts.iter().fold(0_u64, |sum, c| sum.saturating_add(c.count));
+    Some(TriggerFact {
+        trigger: fired.trigger.clone(),
+        what: fired.what.clone(),
+        ts: fired.ts,
+        realtime_ns: clock.map(|c| c.realtime_ns.saturating_add(fired.ts.saturating_sub(c.monotonic_ns))),
+        before_ns: fired.ts.saturating_sub(start),
+        after_ns: end.saturating_sub(fired.ts).max(0),
+        cut_by_size: flight.cut_by_size,
+        also: sum(&flight.also),
+        suppressed: sum(&flight.suppressed),
+    })
 }
 
 /// Name of each process: of its main thread, the last one it had, else the manifest's.
@@ -72,7 +92,10 @@ fn processes(m: &Manifest, tables: &Tables) -> Vec<ProcessFact> {
     }
     let mut paths: BTreeMap<u32, &str> = BTreeMap::new();
     let mut statuses: BTreeMap<u32, i32> = BTreeMap::new();
+    let (mut ns_pids, mut cgroups) = (BTreeMap::<u32, u32>::new(), BTreeMap::<u32, &str>::new());
     for e in &tables.process_events {
+        ns_pids.extend(e.ns_pid.map(|inside| (e.pid, inside)));
+        cgroups.extend(e.cgroup.as_deref().map(|group| (e.pid, group)));
         if let Some(path) = &e.path {
             paths.insert(e.pid, path);
         }
@@ -87,6 +110,8 @@ fn processes(m: &Manifest, tables: &Tables) -> Vec<ProcessFact> {
             let target = targets.get(&pid);
             ProcessFact {
                 pid,
+                ns_pid: ns_pids.get(&pid).copied().or_else(|| target.and_then(|t| t.ns_pid)),
+                cgroup: cgroups.get(&pid).map(|g| (*g).to_owned()).or_else(|| target.and_then(|t| t.cgroup.clone())),
                 comm: comms.get(&pid).cloned(),
                 exe: paths.get(&pid).map(|p| (*p).to_owned()).or_else(|| target.and_then(|t| t.exe.clone())),
                 go_version: target.and_then(|t| t.go_version.clone()),

@@ -119,7 +119,7 @@ mod tests {
         Split {
             single_faults: 100,
             overlays: BTreeMap::new(),
-            ledger: Ledger { window, pid: 1, rows, critical_threads: Vec::new() },
+            ledger: Ledger { window, pid: 1, rows, path_measured_ns: None, critical_threads: Vec::new() },
             shares: vec![
                 share(LedgerCategory::Faults, 90_000, 75),
                 share(LedgerCategory::Faults, 30_000, 25),

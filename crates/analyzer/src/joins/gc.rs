@@ -1,4 +1,4 @@
-//! Go's garbage collections, and what memory did before, during and after them.
+//! Garbage collections of Go and of JVMs, and what memory did before, during and after them.
 //!
 //! For Go, a heap that grows reserves first (mmap PROT_NONE) and makes a part usable later (mmap MAP_FIXED
 //! read-write): only bytes that become usable count, so that nothing counts twice.
@@ -39,7 +39,7 @@ pub(crate) fn timing(pid: u32, events: &[&GcEvent], end: i64) -> Timing {
     for e in events {
         match e.event {
             GcEventKind::CycleStart => {
-                cycles.push(GcCycle { pid, start_ns: e.ts, mark_end_ns: None, stw: Vec::new() });
+                cycles.push(GcCycle { pid, start_ns: e.ts, ..GcCycle::default() });
             }
             GcEventKind::MarkTermination => {
                 if let Some(c) = cycles.last_mut().filter(|c| c.mark_end_ns.is_none()) {
@@ -49,14 +49,19 @@ pub(crate) fn timing(pid: u32, events: &[&GcEvent], end: i64) -> Timing {
             _ => {}
         }
     }
-    for c in &mut cycles {
+    give_stops(&mut cycles, &stops, end);
+    Timing { cycles, stops }
+}
+
+/// Notes with each cycle the stops that touch it.
+pub(crate) fn give_stops(cycles: &mut [GcCycle], stops: &[Stop], end: i64) {
+    for c in cycles {
         let until = c.mark_end_ns.unwrap_or(end);
         // The cycle starts inside its first stop and marks its end inside its second.
         let first = stops.partition_point(|s| s.end < c.start_ns);
         let of_cycle = stops[first..].iter().take_while(|s| s.start <= until);
         c.stw = of_cycle.map(|s| (s.start, s.end, s.reason)).collect();
     }
-    Timing { cycles, stops }
 }
 
 fn stops(events: &[&GcEvent], end: i64) -> Vec<Stop> {

@@ -4,7 +4,7 @@ use mtrace_formats::capture::{Capture, CaptureWriter, Manifest};
 use mtrace_formats::tables::{
     Fault, FaultKind, FileRow, GcEvent, GcEventKind, IoCall, IoCallKind, Loss, LossReason, MapRow, MemoryCall,
     MemoryCallKind, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, Sample, SampleSource, SnapshotReason,
-    SocketFamily, SocketRole, SocketRow,
+    SocketFamily, SocketRole, SocketRow, WakerContext,
 };
 use proptest::prelude::*;
 
@@ -85,6 +85,9 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             parent: option,
             comm: Some("a;b\n".to_owned()),
             path: None,
+            ns_pid: option,
+            ns_tid: option,
+            cgroup: Some("/a|b`\n".to_owned()),
             status: errno,
         }),
         4 => w.push(IoCall {
@@ -100,7 +103,7 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             errno,
             first_byte: Some(n % 0x18),
         }),
-        5 => w.push(OffCpu { ts, dur, pid, tid, state: pick(OffCpuState::ALL, k) }),
+        5 => w.push(fuzzed_wait(OffCpu::bare(ts, dur, pid, tid, pick(OffCpuState::ALL, k)), i64::from(k))),
         6 => w.push(MapRow {
             ts,
             ts_end: dur,
@@ -163,5 +166,21 @@ proptest! {
         prop_assert_eq!(j.facts.faults.groups.iter().map(|g| g.faults).sum::<u64>(), faults);
         prop_assert_eq!(j.facts.faults.kinds.iter().map(|g| g.faults).sum::<u64>(), faults);
         prop_assert!(j.facts.timeline.series.iter().all(|s| s.points.len() <= 400));
+    }
+}
+
+/// With a waker, who may be anybody, and times that do not fit.
+fn fuzzed_wait(o: OffCpu, k: i64) -> OffCpu {
+    if k % 3 == 0 {
+        return o;
+    }
+    OffCpu {
+        runqueue_ns: (k % 5 != 0).then_some(k),
+        waker_pid: (k % 7 != 0).then_some(o.pid),
+        waker_tid: (k % 11 != 0).then_some((k % 6) as u32),
+        waker_context: Some(if k % 2 == 0 { WakerContext::Thread } else { WakerContext::Interrupt }),
+        syscall_nr: Some(k as u32),
+        stack_id: Some(k as u32),
+        ..o
     }
 }

@@ -10,6 +10,7 @@ use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, MemoryCallKind};
 use super::activity::{Interval, Thread, Threads, carve};
 use super::critical_path::{Stretch, walk};
 use super::overlays::ByOverlay;
+use super::sleeps::Waker;
 use super::wait::Waits;
 use crate::context::LedgerShare;
 use crate::load::{FaultRow, NONE};
@@ -62,9 +63,16 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
             "the times off the CPU were not recorded: the whole window is charged to one thread, and its rest, on the CPU or waiting, is unexplained"
                 .to_owned(),
         );
-        vec![Stretch { start: window.start_ns, end: window.end_ns, tid: placed.end_tid, waiting: false }]
+        vec![Stretch {
+            start: window.start_ns,
+            end: window.end_ns,
+            tid: placed.end_tid,
+            waiting: false,
+            waker: Waker::Unknown,
+            measured: false,
+        }]
     };
-    let mut sums = Sums { sources, pieces: Vec::new() };
+    let mut sums = Sums { sources, pieces: Vec::new(), woken_by: BTreeMap::new() };
     let nothing = Thread::default();
     let mut rest = Vec::new();
     let mut overlays: ByOverlay<BTreeMap<u32, i64>> = ByOverlay::new();
@@ -80,11 +88,13 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         }
         if s.waiting {
             let (category, ended_by) = sources.waits.reason(s);
+            let rest = sums.waits_for_cpu(&rest, thread);
+            let ns = rest.iter().map(|(a, b)| b - a).sum();
             let row = match category {
-                LedgerCategory::Unexplained => ASLEEP,
+                LedgerCategory::Unexplained => sums.asleep(s.waker, ns),
                 _ => ended_by.unwrap_or(NONE),
             };
-            sums.add(category, row, rest.iter().map(|(a, b)| b - a).sum());
+            sums.add(category, row, ns);
         } else {
             sums.stretch(std::mem::take(&mut rest), thread);
         }
@@ -96,12 +106,32 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         single_faults: sums.single_faults(),
         overlays,
         refaults: sums.refaults(),
-        ledger: Ledger { window, pid: placed.pid, rows: sums.rows(), critical_threads },
+        ledger: Ledger {
+            path_measured_ns: path_measured_ns(&stretches, threads),
+            window,
+            pid: placed.pid,
+            rows: sums.rows(),
+            critical_threads,
+        },
     }
 }
 
 /// What a ledger says of time in which no thread was active and no call on a socket tells why.
-pub(crate) const ALL_SLEPT: &str = "all threads slept: a timer, a lock or another process";
+const ALL_SLEPT: &str = "all threads slept: a timer, a lock or another process";
+/// Likewise, where it is known what ended it.
+const UNTIL_INTERRUPT: &str = "the thread slept until an interrupt woke it: a timer or a device";
+const UNTIL_PROCESS: &str = "the thread slept until another process woke it";
+
+/// True if the ledger says with this that nothing was done.
+pub(crate) fn is_asleep(top: &str) -> bool {
+    [ALL_SLEPT, UNTIL_INTERRUPT].contains(&top) || top.starts_with(UNTIL_PROCESS)
+}
+
+/// How much of the window's path recorded wake-ups give; null if none of the process were recorded.
+fn path_measured_ns(stretches: &[Stretch], threads: &Threads) -> Option<i64> {
+    let recorded = threads.values().any(|t| t.sleeps.iter().any(|s| s.waker != Waker::Unknown));
+    recorded.then(|| stretches.iter().filter(|s| s.measured).map(|s| s.end - s.start).sum())
+}
 
 /// Who is named as the largest contributor of a category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,8 +144,12 @@ enum Contributor {
     Io(IoCallKind, Option<i32>),
     /// Uninterruptible sleep or stop outside of any recorded call.
     Blocked,
-    /// No thread of the process was active.
+    /// No thread of the process was active, as far as is known.
     Asleep,
+    /// The thread that was waited for slept until an interrupt.
+    UntilInterrupt,
+    /// It slept until another process woke it.
+    UntilProcess,
 }
 
 /// Wall time of a contributor, and by its lines.
@@ -140,6 +174,8 @@ impl Lines {
 /// Rows of the ledger's "unexplained" that stand for a reason instead of a row.
 const BLOCKED: u32 = NONE - 1;
 const ASLEEP: u32 = NONE - 2;
+const UNTIL_INTERRUPT_ROW: u32 = NONE - 3;
+const UNTIL_PROCESS_ROW: u32 = NONE - 4;
 
 /// Wall time of a row of a table, or of a reason, in a category.
 #[derive(Debug, Clone, Copy)]
@@ -154,13 +190,34 @@ struct Piece {
 struct Sums<'a> {
     sources: &'a Sources<'a>,
     pieces: Vec<Piece>,
+    /// Time slept until this other process woke the thread.
+    woken_by: BTreeMap<u32, i64>,
 }
 
 impl Sums<'_> {
+    /// The row of a sleep, by what ended it.
+    fn asleep(&mut self, waker: Waker, ns: i64) -> u32 {
+        match waker {
+            Waker::Interrupt => UNTIL_INTERRUPT_ROW,
+            Waker::Process(pid) => {
+                *self.woken_by.entry(pid).or_insert(0) += ns;
+                UNTIL_PROCESS_ROW
+            }
+            Waker::Unknown | Waker::Thread(_) => ASLEEP,
+        }
+    }
+
     fn add(&mut self, category: LedgerCategory, row: u32, ns: i64) {
         if ns > 0 {
             self.pieces.push(Piece { category, row, ns, parts: 1 });
         }
+    }
+
+    /// Takes out the time in which the thread could have run; the rest is left.
+    fn waits_for_cpu(&mut self, rest: &[(i64, i64)], t: &Thread) -> Vec<(i64, i64)> {
+        let mut left = Vec::with_capacity(rest.len());
+        carve(rest, &t.runnable, &mut left, |_, ns| self.add(LedgerCategory::WaitingForCpu, NONE, ns));
+        left
     }
 
     /// Puts together what was cut: a fault cut in two by a hand-over is one fault.
@@ -178,19 +235,18 @@ impl Sums<'_> {
 
     /// Splits what the critical thread did itself.
     fn stretch(&mut self, mut rest: Vec<(i64, i64)>, t: &Thread) {
+        rest = self.waits_for_cpu(&rest, t);
         let lists = [
             (LedgerCategory::Faults, &t.faults),
             (LedgerCategory::MemoryCalls, &t.calls),
             (LedgerCategory::FileIo, &t.file_io),
             (LedgerCategory::Network, &t.network),
-            (LedgerCategory::WaitingForCpu, &t.runnable),
             (LedgerCategory::Unexplained, &t.blocked),
         ];
         for (category, list) in lists {
             let mut left = Vec::with_capacity(rest.len());
             carve(&rest, list, &mut left, |row, ns| {
                 let row = match category {
-                    LedgerCategory::WaitingForCpu => NONE,
                     LedgerCategory::Unexplained => BLOCKED,
                     _ => row,
                 };
@@ -275,7 +331,12 @@ impl Sums<'_> {
                 s.io.get(i).map(|c| (Contributor::Io(c.call, c.fd), NONE))
             }
             LedgerCategory::Unexplained if row == BLOCKED => Some((Contributor::Blocked, NONE)),
-            LedgerCategory::Unexplained if row == ASLEEP => Some((Contributor::Asleep, NONE)),
+            LedgerCategory::Unexplained => match row {
+                ASLEEP => Some((Contributor::Asleep, NONE)),
+                UNTIL_INTERRUPT_ROW => Some((Contributor::UntilInterrupt, NONE)),
+                UNTIL_PROCESS_ROW => Some((Contributor::UntilProcess, NONE)),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -298,6 +359,11 @@ impl Sums<'_> {
                 Some("uninterruptible sleep outside of the recorded calls: disk or a kernel lock".to_owned())
             }
             Contributor::Asleep => Some(ALL_SLEPT.to_owned()),
+            Contributor::UntilInterrupt => Some(UNTIL_INTERRUPT.to_owned()),
+            Contributor::UntilProcess => {
+                let most = self.woken_by.iter().max_by_key(|(pid, ns)| (**ns, std::cmp::Reverse(**pid)));
+                Some(most.map_or_else(|| UNTIL_PROCESS.to_owned(), |(pid, _)| format!("{UNTIL_PROCESS} ({pid})")))
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-use mtrace_formats::tables::{OffCpu, OffCpuState, ProcessEvent, ProcessEventKind};
+use mtrace_formats::tables::{OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, WakerContext};
 use proptest::prelude::*;
 
 use super::super::activity::{Rows, threads};
@@ -46,7 +46,7 @@ fn fault(tid: u32, ts: i64, dur: i64) -> FaultRow {
 }
 
 fn off(tid: u32, ts: i64, dur: i64, state: OffCpuState) -> OffCpu {
-    OffCpu { ts, dur, pid: PID, tid, state }
+    OffCpu::bare(ts, dur, PID, tid, state)
 }
 
 fn io(tid: u32, ts: i64, dur: i64, call: IoCallKind, fd: i32, result: Option<u64>) -> IoCall {
@@ -65,7 +65,7 @@ fn io(tid: u32, ts: i64, dur: i64, call: IoCallKind, fd: i32, result: Option<u64
 }
 
 fn event(tid: u32, ts: i64, kind: ProcessEventKind, parent: Option<u32>) -> ProcessEvent {
-    ProcessEvent { ts, pid: PID, tid, event: kind, parent, comm: None, path: None, status: None }
+    ProcessEvent { pid: PID, comm: None, ..crate::test_rows::event(ts, PID, tid, kind, parent) }
 }
 
 #[derive(Default)]
@@ -83,7 +83,9 @@ impl World {
         self.io.sort_by_key(|c| c.ts);
         self.off_cpu.sort_by_key(|o| o.ts);
         let number = |i: usize| i as u32;
+        let symbols = SymbolTable::default();
         let rows = Rows {
+            symbols: &symbols,
             faults: self.faults.iter().enumerate().map(|(i, f)| (number(i), f)).collect(),
             calls: Vec::new(),
             io: self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect(),
@@ -93,7 +95,6 @@ impl World {
         };
         let network: Vec<(u32, &IoCall)> = self.io.iter().enumerate().map(|(i, c)| (number(i), c)).collect();
         let waits = Waits::new(&network, &[]);
-        let symbols = SymbolTable::default();
         let sources = Sources {
             faults: &self.faults,
             calls: &[],
@@ -156,6 +157,79 @@ fn the_work_of_the_thread_that_handed_over_is_found() {
     assert_eq!(l.wall_ns(LedgerCategory::Faults), 3_000_000);
     assert_eq!(l.wall_ns(LedgerCategory::Network), 500_000);
     assert_eq!(sums(&l), 7_000_000 - 200);
+}
+
+fn woken(by: u32, runqueue_ns: i64, o: OffCpu) -> OffCpu {
+    let waker_context = Some(if by == 0 { WakerContext::Interrupt } else { WakerContext::Thread });
+    let (waker_pid, waker_tid) = (Some(PID), Some(by));
+    OffCpu { runqueue_ns: Some(runqueue_ns), waker_pid, waker_tid, waker_context, ..o }
+}
+
+/// 1 reads and wakes 2; 2 works, waits for a lock of 3, works on and wakes 4, which writes. 5 is busy all the time.
+fn lock_of_a_third() -> World {
+    let sleeps = |tid, ts, dur| off(tid, ts, dur, OffCpuState::Sleeping);
+    World {
+        faults: vec![fault(3, 500, 6000), fault(5, 100, 9500)],
+        off_cpu: vec![
+            woken(0, 10, sleeps(1, 0, 110)),
+            sleeps(1, 250, 20_000),
+            woken(1, 100, sleeps(2, 0, 300)),
+            woken(3, 400, sleeps(2, 1000, 6000)),
+            woken(2, 0, sleeps(4, 0, 8000)),
+        ],
+        io: vec![
+            io(1, 110, 10, IoCallKind::Read, 7, Some(90)),
+            io(4, 8900, 100, IoCallKind::Write, 7, Some(9)),
+            // The others stay busy.
+            io(2, 9990, 5, IoCallKind::Read, 9, None),
+            io(3, 0, 10, IoCallKind::Read, 9, None),
+            io(3, 9990, 5, IoCallKind::Read, 9, None),
+            io(5, 0, 10, IoCallKind::Read, 9, None),
+            io(5, 9990, 5, IoCallKind::Read, 9, None),
+        ],
+        ..World::default()
+    }
+}
+
+#[test]
+fn wake_ups_lead_to_the_holder_of_the_lock_and_back() {
+    let mut w = lock_of_a_third();
+    let l = w.ledger(&Placed { start_tid: Some(1), ..window(120, 9000, 4) }, true);
+    // The waits for a CPU belong to those that waited.
+    let path = [(1, 120, 200), (2, 200, 1000), (3, 1000, 6600), (2, 6600, 8000), (4, 8000, 9000)];
+    assert_eq!(l.critical_threads, path);
+    assert_eq!(l.wall_ns(LedgerCategory::Faults), 5500, "what 3 faulted under the lock, and nothing of 5");
+    assert_eq!(l.wall_ns(LedgerCategory::WaitingForCpu), 100 + 400);
+    assert_eq!((l.path_measured_ns, sums(&l)), (Some(8880), 8880));
+}
+
+#[test]
+fn without_wakers_the_path_is_said_to_be_inferred() {
+    let mut w = lock_of_a_third();
+    w.off_cpu.iter_mut().for_each(|o| *o = OffCpu::bare(o.ts, o.dur, o.pid, o.tid, o.state));
+    let l = w.ledger(&Placed { start_tid: Some(1), ..window(120, 9000, 4) }, true);
+    assert_eq!((l.path_measured_ns, sums(&l)), (None, 8880));
+}
+
+#[test]
+fn a_thread_that_a_timer_woke_waited_for_nobody_in_the_process() {
+    let mut w = World {
+        faults: vec![fault(2, 100, 9000)],
+        off_cpu: vec![woken(0, 1000, off(1, 1000, 7000, OffCpuState::Sleeping))],
+        io: vec![
+            io(1, 0, 10, IoCallKind::Read, 7, Some(90)),
+            io(1, 9000, 100, IoCallKind::Write, 7, Some(9)),
+            io(2, 0, 10, IoCallKind::Read, 9, None),
+            io(2, 9990, 5, IoCallKind::Read, 9, None),
+        ],
+        ..World::default()
+    };
+    let l = w.ledger(&Placed { start_tid: Some(1), ..window(10, 9100, 1) }, true);
+    assert_eq!(l.critical_threads, [(1, 10, 1000), (1, 7000, 9100)]);
+    assert_eq!((l.wall_ns(LedgerCategory::Faults), l.wall_ns(LedgerCategory::WaitingForCpu)), (0, 1000));
+    let slept = l.rows.iter().find(|r| r.category == LedgerCategory::Unexplained).unwrap();
+    assert_eq!(slept.wall_ns, 6000);
+    assert!(slept.top.as_deref().is_some_and(is_asleep), "{slept:?}");
 }
 
 #[test]

@@ -12,11 +12,15 @@ mod faults;
 mod flame;
 mod forks;
 mod gc;
+mod jvm;
 mod ledger;
 mod lock_waits;
 mod oom_kills;
 mod overlays;
+mod reach;
 mod reclaims;
+mod runtimes;
+mod sleeps;
 mod splits;
 mod throttles;
 mod timeline;
@@ -33,8 +37,8 @@ use crate::model::{Facts, Ledger};
 use crate::replay;
 use crate::requests::Placed;
 use by_process::{Processes, by_process};
-pub(crate) use ledger::ALL_SLEPT;
 use ledger::Split;
+pub(crate) use ledger::is_asleep;
 use splits::{Sources, Windows};
 
 const PAGE_SIZE: u64 = 4096;
@@ -104,6 +108,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
             timeline,
             faults,
             churn,
+            runtimes: runtimes::runtimes(&tables, &splits, manifest),
             reclaims: reclaims::groups(&tables.reclaims, &splits, symbols),
             throttles: throttles::groups(&tables.throttles, &splits, symbols),
             lock_waits: lock_waits::groups(&tables.lock_waits, &tables.calls, &splits, symbols),
@@ -130,14 +135,19 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
 }
 
 fn gc_timings(by_pid: &Processes<'_>, end: i64) -> BTreeMap<u32, gc::Timing> {
-    let with_gc = by_pid.iter().filter(|(_, p)| !p.gc.is_empty());
-    with_gc.map(|(pid, p)| (*pid, gc::timing(*pid, &p.gc, end))).collect()
+    let timing = |(pid, p): (&u32, &by_process::OfProcess<'_>)| match (p.gc.is_empty(), p.jvm.is_empty()) {
+        (false, _) => Some((*pid, gc::timing(*pid, &p.gc, end))),
+        (true, false) => Some((*pid, jvm::timing(*pid, &p.jvm))),
+        (true, true) => None,
+    };
+    by_pid.iter().filter_map(timing).collect()
 }
 
-/// A Go target was there and its probes ran: then no cycle is a measurement.
+/// A Go target or a JVM was there and its probes ran: then no cycle is a measurement.
 fn gc_measured(m: &Manifest) -> bool {
     let go = m.targets.iter().any(|t| t.go_version.is_some());
-    go && m.probes.iter().any(|p| p.name.contains("gc") && p.status.observed())
+    let observed = |name: &str| m.probes.iter().any(|p| p.name == name && p.status.observed());
+    (go && observed("gc_events")) || observed("jvm_events")
 }
 
 fn shares(splits: Vec<Split>) -> Vec<crate::context::LedgerShare> {

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use mtrace_formats::tables::{GoMemory, GoMemoryKind};
+
 use super::activity::Interval;
 use crate::load::Tables;
 
@@ -26,10 +28,16 @@ pub(crate) struct Overlay {
 
 /// The registry.
 pub(crate) const ALL: &[Overlay] = &[
-    Overlay { table: "reclaims", stalls: |t| stalls(&t.reclaims, |r| (r.pid, r.tid, r.ts, r.dur)) },
-    Overlay { table: "throttles", stalls: |t| stalls(&t.throttles, |r| (r.pid, r.tid, r.ts, r.dur)) },
-    Overlay { table: "lock_waits", stalls: |t| stalls(&t.lock_waits, |r| (r.pid, r.tid, r.ts, r.dur)) },
+    Overlay { table: "reclaims", stalls: |t| stalls(&t.reclaims, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
+    Overlay { table: "throttles", stalls: |t| stalls(&t.throttles, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
+    Overlay { table: "lock_waits", stalls: |t| stalls(&t.lock_waits, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
+    Overlay { table: "go_memory", stalls: |t| stalls(&t.go_memory, mark_assist) },
 ];
+
+/// The only one of Go's that is time of a thread: one that parks or scavenges may go on on another.
+fn mark_assist(e: &GoMemory) -> Option<(u32, u32, i64, i64)> {
+    (e.event == GoMemoryKind::MarkAssist).then_some((e.pid, e.tid, e.ts, e.dur?))
+}
 
 /// Something for each overlay that has rows, by the name of its table.
 pub(crate) type ByOverlay<T> = BTreeMap<&'static str, T>;
@@ -45,12 +53,12 @@ pub(crate) fn by_process(t: &Tables) -> BTreeMap<u32, ByOverlay<Vec<Stall>>> {
     out
 }
 
-fn stalls<R>(rows: &[R], of: impl Fn(&R) -> (u32, u32, i64, i64)) -> Vec<Stall> {
+fn stalls<R>(rows: &[R], of: impl Fn(&R) -> Option<(u32, u32, i64, i64)>) -> Vec<Stall> {
     let numbered = (0_u32..).zip(rows);
     numbered
-        .map(|(row, r)| {
-            let (pid, tid, ts, dur) = of(r);
-            Stall { pid, tid, interval: Interval { start: ts, end: ts + dur, row } }
+        .filter_map(|(row, r)| {
+            let (pid, tid, ts, dur) = of(r)?;
+            Some(Stall { pid, tid, interval: Interval { start: ts, end: ts + dur, row } })
         })
         .collect()
 }

@@ -110,14 +110,19 @@ fn category(c: &Call, wait: &Stretch) -> Option<LedgerCategory> {
 mod tests {
     use mtrace_formats::tables::SocketFamily;
 
+    use super::super::sleeps::Waker;
     use super::*;
     use crate::test_rows::io;
 
     const MS: i64 = 1_000_000;
 
+    fn wait(start: i64, end: i64) -> Stretch {
+        Stretch { start, end, tid: 10, waiting: true, waker: Waker::Unknown, measured: false }
+    }
+
     fn reason(calls: &[IoCall], from: i64, to: i64) -> (LedgerCategory, Option<u32>) {
         let numbered: Vec<(u32, &IoCall)> = calls.iter().enumerate().map(|(i, c)| (i as u32, c)).collect();
-        let wait = Stretch { start: from * MS, end: to * MS, tid: 10, waiting: true };
+        let wait = wait(from * MS, to * MS);
         Waits::new(&numbered, &[]).reason(&wait)
     }
 
@@ -137,7 +142,7 @@ mod tests {
     #[test]
     fn a_connection_from_before_the_recording_is_being_read() {
         let call = io(90 * MS, 1000, 10, IoCallKind::Read, 9, Some(30), 0);
-        let wait = Stretch { start: MS, end: 89 * MS, tid: 10, waiting: true };
+        let wait = wait(MS, 89 * MS);
         let socket = |role| SocketRow { ts: 0, pid: 10, fd: 9, role, family: SocketFamily::Inet };
         let reason = |role| Waits::new(&[(0, &call)], &[&socket(role)]).reason(&wait).0;
         assert_eq!(reason(SocketRole::Connected), LedgerCategory::Network);

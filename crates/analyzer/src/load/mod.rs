@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use mtrace_formats::capture::Capture;
 use mtrace_formats::tables::{
-    Fault, FaultRun, FileRow, Frame, GcEvent, IoCall, LockWait, Loss, MapRow, MemoryCall, OffCpu, OomKill,
-    ProcessEvent, Reclaim, Refusal, Sample, SocketRow, Throttle,
+    Fault, FaultRun, FileRow, Frame, GcEvent, GoMemory, IoCall, JvmEvent, LockWait, Loss, MapRow, MemoryCall, OffCpu,
+    OomKill, ProcessEvent, Reclaim, Refusal, RuntimeSetting, Sample, SocketRow, Throttle,
 };
 
 use crate::symbols::SymbolTable;
@@ -25,7 +25,8 @@ pub const NONE: u32 = u32::MAX;
 
 /// The struct of all tables and how the plain ones are read: `field: Row [columns of time] by order`.
 ///
-/// The columns of time are `at` (a moment), `span` (`ts` and `dur`), `until` (`ts` and `ts_end`) or `none`; whatever they
+/// The columns of time are `at` (a moment), `span` (`ts` and `dur`), `maybe` (the
+/// same, with a `dur` that may be null), `until` (`ts` and `ts_end`) or `none`; whatever they
 /// hold, sums of them stay inside i64.
 macro_rules! tables {
     ($($(#[$doc:meta])* $field:ident: $row:ident [$time:ident] by |$r:ident| $order:expr;)*) => {
@@ -78,6 +79,10 @@ macro_rules! fit {
     (span $r:ident) => {
         ($r.ts, $r.dur) = clamp($r.ts, $r.dur);
     };
+    (maybe $r:ident) => {
+        let (ts, dur) = clamp($r.ts, $r.dur.unwrap_or(0));
+        ($r.ts, $r.dur) = (ts, $r.dur.map(|_| dur));
+    };
     (until $r:ident) => {
         let (ts, dur) = clamp($r.ts, $r.ts_end.saturating_sub($r.ts));
         ($r.ts, $r.ts_end) = (ts, ts + dur);
@@ -92,6 +97,12 @@ tables! {
     calls: MemoryCall [span] by |r| r.ts;
     /// Steps of Go's GC.
     gc: GcEvent [at] by |r| r.ts;
+    /// What Go's memory management did.
+    go_memory: GoMemory [maybe] by |r| r.ts;
+    /// Collections, pools and safepoints of JVMs.
+    jvm: JvmEvent [maybe] by |r| r.ts;
+    /// Settings of the language runtimes.
+    runtimes: RuntimeSetting [at] by |r| r.ts;
     /// Life of processes and threads.
     process_events: ProcessEvent [at] by |r| r.ts;
     /// File and network calls.
@@ -132,6 +143,8 @@ impl Tables {
         self.calls.iter().for_each(|c| add(c.ts, c.ts + c.dur));
         self.io.iter().for_each(|c| add(c.ts, c.ts + c.dur));
         self.gc.iter().for_each(|g| add(g.ts, g.ts));
+        self.go_memory.iter().for_each(|g| add(g.ts, g.ts + g.dur.unwrap_or(0)));
+        self.jvm.iter().for_each(|j| add(j.ts, j.ts + j.dur.unwrap_or(0)));
         self.process_events.iter().for_each(|p| add(p.ts, p.ts));
         range
     }

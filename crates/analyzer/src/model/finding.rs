@@ -12,12 +12,14 @@ pub enum Confidence {
     High,
 }
 
-/// What kind of answer the verdict is. All four are proper answers.
+/// What kind of answer the verdict is. All are proper answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerdictKind {
     /// Memory is the cause.
     Memory,
+    /// Memory takes a good part of the time, but something else takes more, or no single cause is behind it.
+    MemoryInPart,
     /// Memory was watched and is not the cause.
     NotMemory,
     /// The time was spent on something that the capture does not show.

@@ -18,17 +18,21 @@ pub enum GcPhase {
     StartUp,
 }
 
-/// A GC cycle.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// A GC cycle: of Go, or a collection of a JVM.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct GcCycle {
     /// Process.
     pub pid: u32,
     /// Cycle start.
     pub start_ns: i64,
-    /// Mark termination; null if the capture ended first.
+    /// Go: mark termination; null if the capture ended first. JVM: end of the collection.
     pub mark_end_ns: Option<i64>,
     /// Stop-the-world intervals of this cycle: start, end, reason.
     pub stw: Vec<(i64, i64, Option<u32>)>,
+    /// JVM: the memory manager that collected; null for Go.
+    pub collector: Option<String>,
+    /// JVM: bytes used in the heap before and after; null for Go and if not seen.
+    pub heap_bytes: Option<(u64, u64)>,
 }
 
 /// Bytes mapped from one place in the code.
@@ -84,6 +88,6 @@ pub struct GcTable {
     pub stw_max_ns: i64,
     /// By process and phase.
     pub phases: Vec<GcPhaseRow>,
-    /// True if a Go target was there and its probes ran: then zero cycles is a measurement.
+    /// True if a Go target or a JVM was there and its probes ran: then zero cycles is a measurement.
     pub measured: bool,
 }

@@ -6,8 +6,11 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LedgerCategory {
-    /// The Go runtime had stopped the world.
+    /// The language runtime (Go, JVM) had stopped the world.
     GcStw,
+    /// The critical thread could have run and had no CPU: preempted, or woken and not on a CPU yet. A fault or a call in
+    /// which that happens did not need this time.
+    WaitingForCpu,
     /// The critical thread was in a page fault.
     Faults,
     /// The critical thread was in a call of the mmap family.
@@ -18,8 +21,6 @@ pub enum LedgerCategory {
     Network,
     /// Nothing to do: before the first client came.
     WaitingForClient,
-    /// The critical thread could have run and had no CPU.
-    WaitingForCpu,
     /// The recorder's own probes held the critical thread up; measured on the host, per fault.
     Recorder,
     /// The critical thread ran its own code.
@@ -88,6 +89,9 @@ pub struct Ledger {
     pub pid: u32,
     /// All categories with a share, largest first; sums to the window exactly.
     pub rows: Vec<LedgerRow>,
+    /// Wall time of the window whose place on the critical path recorded wake-ups give; the rest is inferred from who was
+    /// active. Null if who woke whom was not recorded.
+    pub path_measured_ns: Option<i64>,
     /// The critical path: which thread answered for which part, in order: (tid, start, end).
     pub critical_threads: Vec<(u32, i64, i64)>,
 }

@@ -10,8 +10,10 @@ mod ledger;
 mod overview;
 mod reclaim;
 mod requests;
+mod runtimes;
 mod stalls;
 mod timeline;
+mod trigger;
 
 pub use address_space::{AddressSpace, GapClass, GapHistogram, GapPoint, GrowthByOwner};
 pub use faults::{
@@ -28,5 +30,7 @@ pub use overview::{
 };
 pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};
+pub use runtimes::{RuntimeFacts, RuntimeValue, RuntimeWork, Runtimes};
 pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ThrottleGroup};
 pub use timeline::{Band, Envelope, Series, Timeline};
+pub use trigger::TriggerFact;

@@ -7,8 +7,10 @@ use super::gc::GcTable;
 use super::ledger::Ledger;
 use super::reclaim::ReclaimGroup;
 use super::requests::RequestTable;
+use super::runtimes::Runtimes;
 use super::stalls::{ForkGroup, LockWaitGroup, OomVictim, ThrottleGroup};
 use super::timeline::Timeline;
+use super::trigger::TriggerFact;
 
 /// Version of report.json; raised when a reader of an older one would be misled.
 pub const REPORT_VERSION: u32 = 1;
@@ -60,6 +62,8 @@ pub struct Facts {
     pub failed_calls: Vec<EnomemGroup>,
     /// GC.
     pub gc: GcTable,
+    /// Language runtimes.
+    pub runtimes: Runtimes,
     /// Address spaces, one per process, the main one first.
     pub address_spaces: Vec<AddressSpace>,
     /// Flame graphs.
@@ -81,6 +85,8 @@ pub struct CaptureFacts {
     pub start_realtime_ns: Option<i64>,
     /// False if the recorder was killed.
     pub complete: bool,
+    /// Why a flight recorder wrote it; null for a recording from beginning to end.
+    pub trigger: Option<TriggerFact>,
     /// Kernel release.
     pub kernel_release: String,
     /// Machine.
@@ -102,6 +108,10 @@ pub struct CaptureFacts {
 pub struct ProcessFact {
     /// Pid.
     pub pid: u32,
+    /// Pid in the innermost pid namespace that it was in; null if unknown.
+    pub ns_pid: Option<u32>,
+    /// Its cgroup, the last one known.
+    pub cgroup: Option<String>,
     /// comm.
     pub comm: Option<String>,
     /// Executable.

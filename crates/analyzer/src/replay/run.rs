@@ -156,7 +156,10 @@ impl<'a> Driver<'a> {
             }
             ProcessEventKind::Fork | ProcessEventKind::Vfork => self.fork(pid, parent, e.ts, e.event),
             ProcessEventKind::Exit => self.exit(pid),
-            ProcessEventKind::Thread | ProcessEventKind::Name | ProcessEventKind::ThreadExit => {}
+            ProcessEventKind::Thread
+            | ProcessEventKind::Name
+            | ProcessEventKind::Cgroup
+            | ProcessEventKind::ThreadExit => {}
         }
     }
 

@@ -1,17 +1,18 @@
 //! The sentences that several formats share.
 
 use crate::model::{
-    Analysis, Finding, Fix, FlameGraph, Ledger, LedgerCategory, LedgerRow, RequestTable, RuledOut, Trust, Verdict,
-    VerdictKind,
+    Analysis, Finding, Fix, FlameGraph, Ledger, LedgerCategory, LedgerRow, ProcessFact, RequestTable, RuledOut, Trust,
+    Verdict, VerdictKind,
 };
 
-use super::escape::as_sentence;
+use super::escape::{as_sentence, shorten};
 use super::format;
 
 /// What kind of answer it is, in the words of a headline.
 pub(super) fn kind_label(kind: VerdictKind) -> &'static str {
     match kind {
         VerdictKind::Memory => "Memory is the cause",
+        VerdictKind::MemoryInPart => "Memory is a part of it",
         VerdictKind::NotMemory => "Not memory",
         VerdictKind::Unexplained => "Unexplained",
         VerdictKind::NothingFound => "No single cause found",
@@ -97,6 +98,97 @@ pub(super) fn left_after_fix(finding: &Finding) -> Option<String> {
     let cost = finding.cost.as_ref()?;
     let (low, high) = (finding.fix.gain_low_ns?, finding.fix.gain_high_ns?);
     Some(format::duration_range(cost.left_ns(low.max(high)), cost.left_ns(low.min(high))))
+}
+
+/// Why a flight recorder wrote this capture, and what of the time around it is in here; null for other recordings.
+pub(super) fn trigger(analysis: &Analysis) -> Option<String> {
+    let t = analysis.facts.capture.trigger.as_ref()?;
+    let when = t.realtime_ns.map_or_else(String::new, |ns| format!(" at {}", format::utc_ms(ns)));
+    let mut out = format!(
+        "`{}` fired{when}: {}; this capture holds {} before it and {} after it",
+        t.trigger.replace('`', "'"),
+        t.what,
+        format::duration(t.before_ns),
+        format::duration(t.after_ns)
+    );
+    if t.cut_by_size {
+        out.push_str("; more was wanted, and the bound of the size did not leave it");
+    }
+    if t.also > 0 {
+        out.push_str(&format!("; triggers fired {} more times before it was written", format::count(t.also)));
+    }
+    if t.suppressed > 0 {
+        let n = format::count(t.suppressed);
+        out.push_str(&format!(
+            "; {n} triggers since the dump before this one wrote nothing, as dumps are rate-limited"
+        ));
+    }
+    Some(out)
+}
+
+/// Which process the answer is about, and which others were recorded: `process 4711 (`service`), 1 inside its
+/// container, cgroup `/docker/…`; …`; null if no process is known.
+pub(super) fn about(analysis: &Analysis) -> Option<String> {
+    /// Others named.
+    const NAMED: usize = 3;
+    let (main, others) = main_process(analysis)?;
+    let mut out = process_and_pid_inside(main);
+    if let Some(group) = main.cgroup.as_deref().filter(|g| *g != "/") {
+        out.push_str(&format!(", cgroup {}", code(group)));
+    }
+    if !others.is_empty() {
+        let named: Vec<String> = others.iter().take(NAMED).map(|p| process_name(p)).collect();
+        let more = others.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {} more", format::count(more as u64)) } else { String::new() };
+        out.push_str(&format!(
+            "; {} also recorded: {}{more} (explain another with `mtrace analyze --pid`)",
+            format::counted(others.len() as u64, "other process was", "other processes were"),
+            named.join(", "),
+        ));
+    }
+    Some(out)
+}
+
+/// The same in one line of a terminal.
+pub(super) fn about_in_short(analysis: &Analysis) -> Option<String> {
+    let (main, others) = main_process(analysis)?;
+    let others = match others.len() as u64 {
+        0 => String::new(),
+        n => format!("; {} also recorded", format::counted(n, "other was", "others were")),
+    };
+    Some(process_and_pid_inside(main) + &others)
+}
+
+/// The process that the answer is about, and the others, those with most events first.
+fn main_process(analysis: &Analysis) -> Option<(&ProcessFact, Vec<&ProcessFact>)> {
+    let all = &analysis.facts.capture.processes;
+    let weight = |p: &ProcessFact| p.faults.saturating_add(p.memory_calls);
+    let main = match analysis.facts.ledgers.first() {
+        Some(ledger) => all.iter().find(|p| p.pid == ledger.pid)?,
+        None => all.iter().max_by_key(|p| weight(p))?,
+    };
+    let mut others: Vec<&ProcessFact> = all.iter().filter(|p| p.pid != main.pid).collect();
+    others.sort_by_key(|p| std::cmp::Reverse(weight(p)));
+    Some((main, others))
+}
+
+fn process_and_pid_inside(p: &ProcessFact) -> String {
+    match p.ns_pid.filter(|inside| *inside != p.pid) {
+        Some(inside) => format!("{}, {inside} inside its container", process_name(p)),
+        None => process_name(p),
+    }
+}
+
+fn process_name(p: &ProcessFact) -> String {
+    match p.comm.as_deref() {
+        Some(comm) => format!("process {} ({})", p.pid, code(comm)),
+        None => format!("process {}", p.pid),
+    }
+}
+
+/// A name between backticks; it may hold some itself. A container's group is some 150 characters long.
+fn code(name: &str) -> String {
+    format!("`{}`", shorten(name, 200).replace('`', "'"))
 }
 
 /// `60 answered, median 0.3 ms, p90 0.5 ms, p99 212 ms, longest 212 ms`; null if the main process was asked nothing.

@@ -1,7 +1,7 @@
 //! What several rules need: the window that matters, what limits confidence, texts.
 
 use crate::context::Joined;
-use crate::model::{CodeLocation, Confidence, Cost, Ledger, LedgerCategory, LookAlike, RuledOut};
+use crate::model::{CodeLocation, Confidence, Cost, Evidence, Finding, Ledger, LedgerCategory, LookAlike, RuledOut};
 use crate::units;
 
 /// The ledger of the window that matters most: the first one (windows are ordered by the joins).
@@ -108,6 +108,19 @@ pub(super) fn cost(ledger: &Ledger, wall_ns: i64) -> Cost {
         window: ledger.window.name.clone(),
         recording_ns: ledger.wall_ns(LedgerCategory::Recorder),
     }
+}
+
+/// How much of the time that a finding cost is placed by recorded wake-ups; null if they were not recorded, or if the
+/// cost is not time.
+pub(super) fn path_evidence(joined: &Joined, f: &Finding) -> Option<Evidence> {
+    let cost = f.cost.as_ref()?;
+    let ledger = joined.facts.ledgers.iter().find(|l| l.pid == f.pid && l.window.name == cost.window)?;
+    let measured = ledger.path_measured_ns?;
+    Some(Evidence {
+        what: format!("part of the {} for which recorded wake-ups give the thread; the rest is inferred", cost.window),
+        value: percent(measured as f64 / ledger.total_ns().max(1) as f64),
+        query: None,
+    })
 }
 
 /// A ratio as `97 %`.

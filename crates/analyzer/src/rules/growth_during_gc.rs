@@ -28,6 +28,8 @@ rule! {
     /// *Looks like*: a program that simply starts up (there the growth is dense outside of cycles too), mark assist
     /// (there the threads work for the collector without mapping anything).
     ///
+    /// Go only: the collectors of a JVM take memory for themselves while they collect, which says nothing of the program.
+    ///
     /// *What to do*: allocate less in the code named (reuse buffers), or give the collector more room (GOGC,
     /// GOMEMLIMIT), or reserve the memory once at start.
     pub struct GrowthDuringGc(CODE, check);
@@ -37,9 +39,15 @@ fn check(joined: &Joined) -> Outcome {
     if !joined.facts.gc.measured {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, "no Go garbage collector was observed"));
     }
+    let cycles = &joined.facts.gc.cycles;
+    if !cycles.is_empty() && cycles.iter().all(|c| c.collector.is_some()) {
+        let why = "a JVM's collectors take memory for themselves while they collect, which says nothing of the program";
+        return Outcome::RuledOut(not_checked(CODE, CAUSE, why));
+    }
+    let jvm = |pid: u32| cycles.iter().any(|c| c.pid == pid && c.collector.is_some());
     let mut found = Vec::new();
     let mut why = "no GC cycle in the capture".to_owned();
-    for during in joined.facts.gc.phases.iter().filter(|r| r.phase == GcPhase::During) {
+    for during in joined.facts.gc.phases.iter().filter(|r| r.phase == GcPhase::During && !jvm(r.pid)) {
         let rest: Vec<&GcPhaseRow> =
             joined.facts.gc.phases.iter().filter(|r| r.pid == during.pid && r.phase != GcPhase::StartUp).collect();
         let all: u64 = rest.iter().map(|r| r.mmap_bytes).sum();

@@ -67,6 +67,7 @@ pub fn run(joined: &Joined) -> (Vec<Finding>, Vec<RuledOut>) {
             Outcome::RuledOut(why) => ruled_out.push(why),
         }
     }
+    findings.iter_mut().for_each(|f| f.evidence.extend(common::path_evidence(joined, f)));
     findings.sort_by(|a, b| {
         let wall = |f: &Finding| f.cost.as_ref().map_or(0, |c| c.wall_ns);
         wall(b).cmp(&wall(a)).then(b.confidence.cmp(&a.confidence)).then_with(|| a.code.cmp(&b.code))

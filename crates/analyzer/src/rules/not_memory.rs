@@ -12,6 +12,8 @@ const CAUSE: &str = "a cause that has nothing to do with memory";
 const MAX_MEMORY_SHARE: f64 = 0.05;
 /// Faults beside the critical path, as a part of the window, above which the path itself is in doubt.
 const MAX_FAULTS_BESIDE: f64 = 0.1;
+/// The part of the window whose thread recorded wake-ups must give for the path to be beyond doubt.
+const MIN_PATH_SHARE: f64 = 0.95;
 /// The part of the window that the other cause must explain.
 const MIN_OTHER_SHARE: f64 = 0.5;
 
@@ -23,7 +25,8 @@ rule! {
     /// recorded category explains at least half of it, with the probes for faults, memory calls and off-CPU time all
     /// running and nothing lost. Time that no probe explains never counts for it: that is "unexplained". Where requests
     /// were not seen (calls lost, or over the limit) and page faults outside of the window took longer than the window,
-    /// it is withheld; also where other threads than the critical one were faulting for a tenth of the window.
+    /// it is withheld; also where other threads than the critical one were faulting for a tenth of the window, unless recorded
+    /// wake-ups give the critical thread throughout.
     ///
     /// *Looks like*: slow memory that no kernel event shows (late backing by a hypervisor, NUMA distance, cache misses
     /// while computing). These are part of the on-CPU time and a CPU profile shows where.
@@ -49,7 +52,7 @@ fn check(joined: &Joined) -> Outcome {
     let memory = memory_ns(ledger);
     let share = memory as f64 / total as f64;
     let faults = faults_inside(joined, ledger);
-    if share <= MAX_MEMORY_SHARE && faults as f64 > MAX_FAULTS_BESIDE * total as f64 {
+    if share <= MAX_MEMORY_SHARE && faults as f64 > MAX_FAULTS_BESIDE * total as f64 && !is_path_known(ledger) {
         let why = format!(
             "page faults of other threads took {} during the {}: the request may have waited for them",
             units::duration(faults),
@@ -129,6 +132,11 @@ pub(crate) fn slower_unseen(joined: &Joined, ledger: &Ledger) -> Option<String> 
             units::duration(outside)
         )
     })
+}
+
+/// True if recorded wake-ups say which thread was waited for: what others did then held nobody up.
+fn is_path_known(ledger: &Ledger) -> bool {
+    ledger.path_measured_ns.is_some_and(|ns| ns as f64 >= MIN_PATH_SHARE * ledger.total_ns() as f64)
 }
 
 /// Service time of the process's faults outside of the window.

@@ -60,6 +60,7 @@ fn capture(name: &str) -> CaptureFacts {
         end_ns: T0 + 3_200 * MS,
         start_realtime_ns: Some(1_795_453_512_000_000_000),
         complete: true,
+        trigger: None,
         kernel_release: "6.12.57+deb13-amd64".into(),
         arch: "x86_64".into(),
         cpus: Some(4),
@@ -67,6 +68,8 @@ fn capture(name: &str) -> CaptureFacts {
         thp_enabled: Some("madvise".into()),
         processes: vec![ProcessFact {
             pid: 4711,
+            ns_pid: Some(1),
+            cgroup: Some("/kubepods.slice/kubepods-pod4ab2.slice/cri-containerd-3f4e9a0c.scope".into()),
             comm: Some("shop".into()),
             exe: Some("/srv/shop/bin/shop".into()),
             go_version: Some("go1.25.4".into()),
@@ -147,6 +150,7 @@ fn ledger(name: &str, start: i64, rows: Vec<LedgerRow>) -> Ledger {
             request: None,
         },
         pid: 4711,
+        path_measured_ns: None,
         critical_threads: vec![(4715, start, start + 40 * MS), (4718, start + 40 * MS, start + total)],
         rows,
     }
@@ -307,12 +311,49 @@ fn phase(phase: GcPhase, wall_ns: i64, mmap_calls: u64, faults: u64) -> GcPhaseR
     }
 }
 
+fn runtimes() -> Runtimes {
+    let setting = |key: &str, value: Option<&str>, set_ns| RuntimeValue {
+        key: key.into(),
+        value: value.map(Into::into),
+        known: true,
+        set_ns,
+    };
+    let work = |what: &str, count, sum_ns, bytes, in_windows| RuntimeWork {
+        what: what.into(),
+        count,
+        sum_ns,
+        max_ns: sum_ns / 4,
+        bytes,
+        who: Some(fill()),
+        in_windows,
+        stack: fill_stack(),
+    };
+    let go = RuntimeFacts {
+        pid: 4711,
+        kind: "go".into(),
+        version: Some("go1.25.4".into()),
+        settings: vec![
+            setting("GOGC", Some("50"), None),
+            setting("GOMEMLIMIT", None, None),
+            RuntimeValue { known: false, ..setting("GODEBUG", None, None) },
+            setting("debug.SetMemoryLimit", Some("1073741824"), Some(T0 + 3 * MS)),
+        ],
+        settings_complete: true,
+        work: vec![
+            work("mark assist", 812, 94 * MS, None, vec![("first request".into(), 31 * MS)]),
+            work("heap growth", 9, 3 * MS, Some(36 * MIB), Vec::new()),
+        ],
+    };
+    Runtimes { processes: vec![go], short_assists: Some((77, MS)) }
+}
+
 fn gc() -> GcTable {
     let cycle = |start: i64, length: i64| GcCycle {
         pid: 4711,
         start_ns: start,
         mark_end_ns: Some(start + length),
         stw: vec![(start, start + 90 * US, Some(2)), (start + length, start + length + 120 * US, Some(1))],
+        ..GcCycle::default()
     };
     GcTable {
         cycles: vec![cycle(T0 + 320 * MS, 11 * MS), cycle(REQUEST + 140 * MS, 31 * MS)],
@@ -560,6 +601,11 @@ pub(crate) fn first_touch() -> Analysis {
         },
         churn: Churn::default(),
         reclaims: Vec::new(),
+        runtimes: runtimes(),
+        throttles: Vec::new(),
+        lock_waits: Vec::new(),
+        forks: Vec::new(),
+        oom_victims: Vec::new(),
         failed_calls: Vec::new(),
         gc: gc(),
         address_spaces: vec![address_space()],
@@ -574,6 +620,17 @@ pub(crate) fn churn() -> Analysis {
     let release = location("main.(*janitor).run", "/srv/shop/janitor.go", 44);
     let mut a = first_touch();
     a.facts.capture.name = "steady.mtrace".into();
+    a.facts.capture.trigger = Some(TriggerFact {
+        trigger: "psi:memory.some>80%/30s".into(),
+        what: "tasks stalled on memory for at least 25160 ms of 30000 ms, by `/proc/pressure/memory`".into(),
+        ts: T0 + 2_900 * MS,
+        realtime_ns: Some(1_795_453_514_900_000_000),
+        before_ns: 2_900 * MS,
+        after_ns: 300 * MS,
+        cut_by_size: true,
+        also: 2,
+        suppressed: 1_204,
+    });
     a.verdict = Verdict {
         kind: VerdictKind::Memory,
         sentence: "The process spent 1.12 of 3.2 s on 257,004 refaults: `main.(*janitor).run` (janitor.go:44) gives the heap \
@@ -802,6 +859,8 @@ pub(crate) const HOSTILE: &str = "<script>alert('x')</script>\"'`|*_[a](https://
 pub(crate) fn hostile() -> Analysis {
     let mut a = first_touch();
     let long = format!("{HOSTILE}{}{HOSTILE}", "A".repeat(200_000));
+    a.facts.capture.trigger =
+        Some(TriggerFact { trigger: HOSTILE.into(), what: format!("`{HOSTILE}`"), ..TriggerFact::default() });
     let bad = CodeLocation {
         function: HOSTILE.into(),
         file: Some(format!("/x/{HOSTILE}")),
@@ -818,6 +877,8 @@ pub(crate) fn hostile() -> Analysis {
     a.facts.capture.processes[0].comm = Some(HOSTILE.into());
     a.facts.capture.processes[0].exe = Some(long.clone());
     a.facts.capture.processes[0].go_version = Some(HOSTILE.into());
+    a.facts.capture.processes[0].cgroup = Some(long.clone());
+    a.facts.capture.processes.push(ProcessFact { pid: 9, comm: Some(HOSTILE.into()), ..ProcessFact::default() });
     a.verdict.sentence = format!("It was `{HOSTILE}` (x.go:1) and {long}.");
     a.verdict.action = Some(long.clone());
     a.verdict.confidence_reasons = vec![HOSTILE.into()];
@@ -838,6 +899,14 @@ pub(crate) fn hostile() -> Analysis {
     a.ruled_out[0].cause = HOSTILE.into();
     a.ruled_out[0].why = long.clone();
     a.ruled_out[2].why = HOSTILE.into();
+    let runtime = &mut a.facts.runtimes.processes[0];
+    runtime.version = Some(HOSTILE.into());
+    runtime.settings[0] =
+        RuntimeValue { key: HOSTILE.into(), value: Some(HOSTILE.into()), known: true, set_ns: Some(i64::MIN) };
+    runtime.work[0].what = HOSTILE.into();
+    runtime.work[0].who = Some(bad.clone());
+    runtime.work[0].in_windows = vec![(HOSTILE.into(), i64::MAX)];
+    a.facts.gc.cycles[0].collector = Some(HOSTILE.into());
     a.facts.requests[0].unseen = vec![HOSTILE.into()];
     a.facts.requests[0].slowest[0].largest[0].top = Some(HOSTILE.into());
     a.facts.requests[0].slowest[0].start_ns = i64::MIN;

@@ -36,6 +36,24 @@ fn terminal_is_what_was_agreed() {
 }
 
 #[test]
+fn the_process_and_its_group_are_named_and_that_there_were_others() {
+    use mtrace_analyzer::model::ProcessFact;
+    let mut a = fixtures::first_touch();
+    let other =
+        |pid, comm: &str, faults| ProcessFact { pid, comm: Some(comm.into()), faults, ..ProcessFact::default() };
+    let others = [(5, "idle", 0), (6, "busy", 90), (7, "less", 50), (8, "least", 20), (4, "none", 0)];
+    a.facts.capture.processes.extend(others.map(|(pid, comm, n)| other(pid, comm, n)));
+    let expected = "process 4711 (`shop`), 1 inside its container, cgroup \
+                    `/kubepods.slice/kubepods-pod4ab2.slice/cri-containerd-3f4e9a0c.scope`; 5 other processes were also \
+                    recorded: process 6 (`busy`), process 7 (`less`), process 8 (`least`) and 2 more";
+    assert!(report::render_markdown(&a).contains(expected), "{}", report::render_markdown(&a));
+    let one_line = report::terminal(&a, false).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(one_line.contains("(confidence high) process 4711 (shop), 1 inside its container; 5 others"), "{one_line}");
+    let page = report::render_html(&a).unwrap();
+    assert!(page.contains("5 other processes were also recorded") && page.contains("<code>busy</code>"));
+}
+
+#[test]
 fn markdown_fits_a_ticket_and_holds_no_markup_of_others() {
     for (name, analysis) in all() {
         let text = report::render_markdown(&analysis);

@@ -180,6 +180,7 @@ fn a_page_can_be_walked_through_without_seeing_it() {
             "flame-graphs",
             "address-space",
             "gc",
+            "runtimes",
             "faults",
             "trust",
         ]

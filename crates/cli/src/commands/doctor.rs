@@ -1,6 +1,6 @@
 //! `mtrace doctor`: what this host can record.
 
-use mtrace_recorder::doctor::{CheckStatus, diagnose, probes, worst};
+use mtrace_recorder::doctor::{CheckStatus, check_jvms, diagnose, probes, worst};
 use mtrace_recorder::host::HostFacts;
 
 use crate::exit::{Code, Failure};
@@ -10,6 +10,7 @@ pub(crate) fn run() -> Result<Code, Failure> {
     let facts = HostFacts::gather();
     let mut checks = diagnose(&facts);
     checks.extend(probes(&facts));
+    checks.extend(check_jvms());
     for check in &checks {
         let mark = match check.status {
             CheckStatus::Ok => "ok      ",

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use mtrace_formats::capture::ProbeStatus;
-use mtrace_recorder::{Error, ErrorKind, FaultMode, Options, Summary, TargetSpec};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use mtrace_recorder::{Dumped, Error, ErrorKind, FaultMode, FlightOptions, Options, Summary, TargetSpec};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use crate::args::{FaultsArg, RecordArgs};
 use crate::exit::{Code, Failure};
@@ -14,13 +14,20 @@ use crate::text;
 
 pub(crate) fn run(args: RecordArgs) -> Result<Code, Failure> {
     let options = options(args)?;
+    if let Some(flight) = &options.flight {
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&flight.ask))
+            .map_err(|e| Failure::new(Code::Host, format!("failed to handle SIGUSR1: {e}")))?;
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|e| Failure::new(Code::Host, format!("failed to handle signal {signal}: {e}")))?;
     }
     let progress = Progress::new();
+    let mut told = 0;
     let summary = mtrace_recorder::record(&options, &stop, &mut |p| {
+        p.dumps.iter().for_each(|d| progress.note(&dumped(d)));
+        told += p.dumps.len();
         let rows: u64 = p.rows.values().sum();
         progress.say(&format!(
             "recording {} process{}: {rows} rows, {} lost, {} KiB",
@@ -32,6 +39,8 @@ pub(crate) fn run(args: RecordArgs) -> Result<Code, Failure> {
     })
     .map_err(failure)?;
     drop(progress);
+    // Those of the end; the others were told of when they were written.
+    summary.dumps.iter().skip(told).for_each(|d| text::note(&dumped(d)));
     report(&summary);
     let lost: u64 = summary.accounts.iter().flat_map(|a| a.lost.values()).sum();
     Ok(if lost > 0 || matches!(summary.end_reason.as_str(), "disk full" | "write failed") {
@@ -42,20 +51,44 @@ pub(crate) fn run(args: RecordArgs) -> Result<Code, Failure> {
 }
 
 fn options(args: RecordArgs) -> Result<Options, Failure> {
-    let target = match (args.pid, args.comm, args.command) {
-        (Some(pid), ..) => TargetSpec::Pid(pid),
-        (_, Some(comm), _) => TargetSpec::Comm(comm),
-        (_, _, argv) if !argv.is_empty() => TargetSpec::Launch { argv },
-        _ => {
-            return Err(Failure::new(
-                Code::Usage,
-                "nothing to record; give a command after `--`, or --pid PID, or --comm NAME",
-            ));
-        }
+    // The command line takes one kind only.
+    let target = if !args.pid.is_empty() {
+        TargetSpec::Pids(args.pid)
+    } else if let Some(comm) = args.comm {
+        TargetSpec::Comm(comm)
+    } else if let Some(exe) = args.exe {
+        TargetSpec::Exe(exe)
+    } else if !args.cgroup.is_empty() {
+        TargetSpec::Cgroups(args.cgroup)
+    } else if !args.container.is_empty() {
+        TargetSpec::Containers(args.container)
+    } else if args.all {
+        TargetSpec::All
+    } else if !args.command.is_empty() {
+        TargetSpec::Launch { argv: args.command }
+    } else {
+        return Err(Failure::new(
+            Code::Usage,
+            "nothing to record; give a command after `--`, or one of --pid, --comm, --exe, --cgroup, --container, --all",
+        ));
     };
     let mut options = Options::new(target, args.output);
+    options.flight = args.ring.map(|window| {
+        let defaults = FlightOptions::new(window);
+        FlightOptions {
+            size_bytes: args.ring_size,
+            triggers: args.trigger,
+            post: args.post,
+            max_dumps: args.max_dumps,
+            min_interval: args.dump_interval.unwrap_or(defaults.min_interval),
+            dump_on_exit: args.dump_on_exit,
+            ..defaults
+        }
+    });
     options.duration = args.duration;
-    options.ring_bytes = args.ring;
+    options.max_bytes = args.max_size;
+    options.max_events = args.max_events;
+    options.ring_bytes = args.buffer;
     options.sample_interval = args.sample_interval;
     options.segment_interval = args.segment_interval;
     options.faults = match args.faults {
@@ -65,7 +98,8 @@ fn options(args: RecordArgs) -> Result<Options, Failure> {
     };
     options.slow_fault = args.slow_fault;
     options.off_cpu_min = args.off_cpu_min;
-    options.io_calls_per_process = args.io_calls;
+    let unlimited = options.flight.as_ref().map(|_| u64::MAX);
+    options.io_calls_per_process = args.io_calls.or(unlimited).unwrap_or(options.io_calls_per_process);
     options.without = args.without;
     options.leave_running = args.leave_running;
     options.with_hostname = args.with_hostname;
@@ -80,6 +114,11 @@ fn failure(e: Error) -> Failure {
         (_, ErrorKind::Output) => Code::Input,
     };
     Failure::new(code, e)
+}
+
+fn dumped(d: &Dumped) -> String {
+    let path = d.path.display();
+    format!("trigger {}: {}; wrote {path}, {} KiB; next: mtrace analyze {path}", d.trigger, d.what, d.bytes / 1024)
 }
 
 /// What was recorded, in a few lines, so that trouble shows at once and not on the laptop.
@@ -103,6 +142,15 @@ fn report(summary: &Summary) {
         }
         Some(status) if status != 0 => text::note(&format!("the target exited with status {}", status >> 8 & 0xff)),
         _ => {}
+    }
+    if summary.is_flight {
+        text::note(&format!(
+            "recorded {:.1} s ({}); dumps written: {}",
+            summary.recorded.as_secs_f64(),
+            summary.end_reason,
+            summary.dumps.len()
+        ));
+        return;
     }
     let events: u64 = summary.accounts.iter().map(|a| a.written).sum();
     text::note(&format!(

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::flight::FlightRecorder;
 use crate::{Error, Result};
 
 /// File name of the manifest inside a capture.
@@ -13,7 +14,9 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// Version of the tables and of the manifest that this crate writes.
 ///
 /// 2.0: `fault_runs`. A reader that does not know it would take the single faults for all there are.
-pub const SCHEMA: SchemaVersion = SchemaVersion { major: 2, minor: 0 };
+/// 2.1: `off_cpu`: who woke a thread, its wait for a CPU, where it slept; `process_events`: pids inside
+/// of containers and cgroups; tables of lock waits, throttles, OOM kills, Go's memory management, the JVM, runtimes.
+pub const SCHEMA: SchemaVersion = SchemaVersion { major: 2, minor: 1 };
 
 /// `major` changes when an old reader would misread a capture; `minor` when something was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +82,9 @@ pub struct Manifest {
     /// Closed segments. A segment on disk that is not listed here was closed after the last manifest update and is good.
     #[serde(default)]
     pub segments: Vec<SegmentInfo>,
+    /// Of a flight recorder: what it kept, and why it was written out; null for a recording from beginning to end.
+    #[serde(default)]
+    pub flight: Option<FlightRecorder>,
     /// Anything else that went wrong, in plain words.
     #[serde(default)]
     pub problems: Vec<Problem>,
@@ -110,6 +116,7 @@ impl Default for Manifest {
             accounts: Vec::new(),
             cost: RecorderCost::default(),
             segments: Vec::new(),
+            flight: None,
             problems: Vec::new(),
         }
     }
@@ -176,7 +183,7 @@ pub struct Window {
     pub next_closing_ns: Option<i64>,
     /// Recording stopped; null if the recorder was killed.
     pub end_ns: Option<i64>,
-    /// Why it stopped: "target exited", "duration", "signal", …
+    /// Why it stopped: "target exited", "duration", "max size", "max events", "signal", …
     pub end_reason: Option<String>,
 }
 
@@ -186,8 +193,12 @@ pub struct Window {
 pub struct Target {
     /// Process (thread group) in the recorder's pid namespace.
     pub pid: u32,
-    /// How it became a target: "launched", "pid", "comm", "child of N".
+    /// The same in the innermost pid namespace that it is in; equal outside of containers, null if unknown.
+    pub ns_pid: Option<u32>,
+    /// How it became a target: "launched", "pid", "comm", "exe", "cgroup", "container", "all", "child of N".
     pub how: String,
+    /// Its cgroup as /proc/PID/cgroup names it (the memory controller's, v1 or v2), the last one known.
+    pub cgroup: Option<String>,
     /// comm of the main thread.
     pub comm: Option<String>,
     /// Path of the executable.

@@ -3,12 +3,14 @@
 //! Whatever kills the recorder, every closed segment stays readable: a segment is written as `*.parquet.tmp` and takes
 //! its final name only when its footer is on disk, and the manifest is replaced atomically.
 
+mod flight;
 mod manifest;
 mod pack;
 mod place;
 mod reader;
 mod writer;
 
+pub use flight::{FlightRecorder, RingAccount, TriggerCount, TriggerFired};
 pub use manifest::{
     Account, BpfCost, ClockPair, FaultCost, Host, MANIFEST_FILE, Manifest, ProbeReport, ProbeStatus, Problem,
     RecorderCost, SCHEMA, SchemaVersion, SegmentInfo, State, Target, Window,

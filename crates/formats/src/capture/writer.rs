@@ -132,6 +132,47 @@ impl CaptureWriter {
         first
     }
 
+    /// The closed segments, in the order in which they were closed.
+    pub fn closed(&self) -> &[SegmentInfo] {
+        &self.closed
+    }
+
+    /// Leaves segments out of the next manifest; their files are the caller's to remove after that.
+    pub fn forget(&mut self, segments: &[SegmentInfo]) {
+        self.closed.retain(|s| !segments.contains(s));
+    }
+
+    /// Takes closed segments of another capture in, by a hard link or, where there is none, as a copy. For tables that
+    /// this writer writes no rows of: the names of the files stay.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the segment that could not be had.
+    pub fn adopt(&mut self, capture: &Place, segments: &[SegmentInfo]) -> Result<()> {
+        for s in segments {
+            let folder = self.place.join(&s.table);
+            match create_dir_private(&folder) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(self.place.named(Error::io("create", &folder, e)));
+                }
+                _ => {}
+            }
+            let (from, to) = (capture.join(Path::new(&s.table).join(&s.file)), folder.join(&s.file));
+            fs::hard_link(&from, &to)
+                .or_else(|_| {
+                    let mut copy = private_file().create_new(true).open(&to)?;
+                    std::io::copy(&mut File::open(&from)?, &mut copy).map(|_| ())
+                })
+                .map_err(|e| capture.named(Error::io("take over", &from, e)))?;
+            self.closed.push(s.clone());
+        }
+        Ok(())
+    }
+
+    /// Bytes in segments that are open, as far as they are encoded.
+    pub fn bytes_open(&self) -> u64 {
+        self.tables.values().map(|(_, t)| t.bytes_open()).sum()
+    }
+
     /// Gives up the rows that are in no closed segment and the space that they take. They count as failed.
     pub fn discard_open(&mut self) {
         self.tables.values_mut().for_each(|(_, table)| table.discard());
@@ -187,6 +228,14 @@ impl CaptureWriter {
         self.tables.iter().map(|(name, (_, t))| (*name, t.events_failed())).filter(|(_, n)| *n > 0).collect()
     }
 
+    /// What all segments would take on disk, in blocks of so many bytes, if the open ones were closed now; rows that are
+    /// not encoded yet (less than 8192 of a table) are left out.
+    pub fn bytes_if_closed(&self, block: u64) -> u64 {
+        let closed = self.closed.iter().map(|s| s.bytes);
+        let open = self.tables.values().map(|(_, t)| t.open_bytes());
+        closed.chain(open).map(|bytes| bytes.next_multiple_of(block)).sum()
+    }
+
     /// Bytes in closed segments.
     pub fn bytes_closed(&self) -> u64 {
         self.closed.iter().map(|s| s.bytes).sum()
@@ -198,10 +247,12 @@ trait AnyTable: Send {
     fn as_any(&mut self) -> &mut dyn Any;
     fn close_segment(&mut self) -> Result<Option<SegmentInfo>>;
     fn discard(&mut self);
+    fn open_bytes(&self) -> u64;
     fn written(&self) -> u64;
     fn failed(&self) -> u64;
     fn events_written(&self) -> u64;
     fn events_failed(&self) -> u64;
+    fn bytes_open(&self) -> u64;
 }
 
 /// Writes the segments of one table.
@@ -387,6 +438,10 @@ impl<R: Row> AnyTable for TableWriter<R> {
         self.give_up(count);
     }
 
+    fn open_bytes(&self) -> u64 {
+        self.segment.as_ref().map_or(0, |s| (s.writer.bytes_written() + s.writer.in_progress_size()) as u64)
+    }
+
     fn written(&self) -> u64 {
         self.written.rows + self.pending.rows
     }
@@ -401,6 +456,10 @@ impl<R: Row> AnyTable for TableWriter<R> {
 
     fn events_failed(&self) -> u64 {
         self.failed.events
+    }
+
+    fn bytes_open(&self) -> u64 {
+        self.segment.as_ref().map_or(0, |s| (s.writer.bytes_written() + s.writer.in_progress_size()) as u64)
     }
 }
 

@@ -8,7 +8,9 @@ mod faults;
 mod files;
 mod frames;
 mod gc_events;
+mod go_memory;
 mod io_calls;
+mod jvm_events;
 mod lock_waits;
 mod losses;
 mod maps;
@@ -18,6 +20,7 @@ mod oom_kills;
 mod process_events;
 mod reclaims;
 mod refusals;
+mod runtimes;
 mod samples;
 mod sockets;
 mod symbols;
@@ -28,16 +31,19 @@ pub use faults::{Fault, FaultKind, error_code};
 pub use files::FileRow;
 pub use frames::Frame;
 pub use gc_events::{GcEvent, GcEventKind};
+pub use go_memory::{GoMemory, GoMemoryKind};
 pub use io_calls::{IoCall, IoCallKind};
+pub use jvm_events::{JvmEvent, JvmEventKind};
 pub use lock_waits::{LockMode, LockWait};
 pub use losses::{Loss, LossReason};
 pub use maps::{MapRow, SnapshotReason};
 pub use memory_calls::{MemoryCall, MemoryCallKind};
-pub use off_cpu::{OffCpu, OffCpuState};
+pub use off_cpu::{OffCpu, OffCpuState, WakerContext};
 pub use oom_kills::{OomKill, OomScope};
 pub use process_events::{ProcessEvent, ProcessEventKind};
 pub use reclaims::{Reclaim, ReclaimKind};
 pub use refusals::Refusal;
+pub use runtimes::{RuntimeKind, RuntimeSetting, SettingState};
 pub use samples::{Sample, SampleSource};
 pub use sockets::{SocketFamily, SocketRole, SocketRow};
 pub use symbols::{SymbolRow, SymbolSource};
@@ -71,6 +77,9 @@ pub const ALL: &[TableInfo] = &[
     info::<LockWait>(),
     info::<OomKill>(),
     info::<GcEvent>(),
+    info::<GoMemory>(),
+    info::<JvmEvent>(),
+    info::<RuntimeSetting>(),
     info::<ProcessEvent>(),
     info::<IoCall>(),
     info::<OffCpu>(),

@@ -17,13 +17,15 @@ name_enum! {
         ThreadExit = "thread_exit",
         /// The last thread of the process ended: the address space is gone.
         Exit = "exit",
-        /// The process was already running when the recording began.
+        /// The process was already running when the recording began, or when it became a target.
         Attach = "attach",
+        /// The process (or, on v1, one thread) was moved to another cgroup (`cgroup_attach_task`).
+        Cgroup = "cgroup",
     }
 }
 
 table! {
-    /// Life of the targets: exec, fork, threads, names, exit.
+    /// Life of the targets: exec, fork, threads, names, cgroups, exit.
     pub struct ProcessEvent("process_events") {
         /// When.
         ts: i64 = Delta,
@@ -39,6 +41,14 @@ table! {
         comm: Option<String> = Dictionary,
         /// `exec`, `attach`: the executable's path; null elsewhere and if it could not be read.
         path: Option<String> = Dictionary,
+        /// `pid` in the innermost pid namespace that the process is in: what it takes for its own pid. The same as `pid`
+        /// outside of containers; null if unknown (captures before 2.1).
+        ns_pid: Option<u32> = Dictionary,
+        /// `tid`, likewise.
+        ns_tid: Option<u32> = Plain,
+        /// `attach`, `fork`, `vfork`, `exec`, `cgroup`: the process's cgroup as /proc/PID/cgroup names it, of the memory
+        /// controller's hierarchy (v1 or v2); null elsewhere and if unknown.
+        cgroup: Option<String> = Dictionary,
         /// `exit`: status as wait(2) encodes it (exit code << 8 | signal); null elsewhere.
         status: Option<i32> = Dictionary,
     }

@@ -34,7 +34,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 8192); /* likewise */
 	__type(key, u32);
 	__type(value, struct mt_target);
 } targets SEC(".maps");
@@ -57,9 +57,11 @@ struct scratch {
 	u64 window_addr; /* part of a user stack, read at once */
 	u64 window[WINDOW_WORDS];
 	u64 spare; /* index + 1 stays inside for the verifier */
-	u64 busy;  /* see take_stack_alone */
 	struct mt_stack stack;
 	struct mt_fault_batch batch;
+#ifdef MTRACE_PREEMPTIBLE
+	u64 busy; /* see take_stack_alone; at the end: the size of the shared form is known to user space */
+#endif
 };
 
 struct {

@@ -93,17 +93,28 @@ struct page_counter {
 	unsigned long max;
 };
 
-struct kernfs_node {
-	const char *name;
+struct list_head {
+	struct list_head *next;
 };
 
-struct cgroup {
-	struct kernfs_node *kn;
+struct kernfs_node {
+	const char *name;
+	u64 id;
+};
+
+struct cgroup_root {
+	int hierarchy_id;
 };
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
 	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 
 struct mem_cgroup {
@@ -113,6 +124,7 @@ struct mem_cgroup {
 
 struct css_set {
 	struct cgroup_subsys_state *subsys[16];
+	struct list_head cgrp_links;
 };
 
 struct qstr {
@@ -156,6 +168,21 @@ struct rlimit {
 	unsigned long rlim_max;
 };
 
+struct cgrp_cset_link {
+	struct cgroup *cgrp;
+	struct list_head cgrp_link;
+};
+
+struct upid {
+	int nr;
+	void *ns; /* for its size */
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
 struct mm_struct {
 	int map_count;
 	unsigned long total_vm;
@@ -187,6 +214,7 @@ struct signal_struct {
 
 struct task_struct {
 	unsigned int __state;
+	void *stack;
 	int exit_code;
 	int pid;
 	int tgid;
@@ -196,12 +224,18 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct mm_struct *mm;
 	struct css_set *cgroups;
+	struct pid *thread_pid;
 	unsigned int memcg_nr_pages_over_high;
 };
 
 /* Before 5.14 (2f064a59a11f "sched: Change task_struct::state") the field had no underscores. */
 struct task_struct___old_state {
 	long state;
+};
+
+/* 6.2 to 6.14 (64701838bf05, 46e8fff6d45f): the preemption count of an x86 CPU is in here. */
+struct pcpu_hot___old {
+	int preempt_count;
 };
 
 struct linux_binprm {

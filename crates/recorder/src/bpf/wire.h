@@ -22,6 +22,8 @@ enum mt_event {
 	MT_OOM_KILL = 20,
 	MT_LOCK_WAIT = 21,
 	MT_THROTTLE = 22,
+	MT_GO_MEMORY = 60,
+	MT_JVM = 61,
 };
 
 /* Begins every record. */
@@ -70,21 +72,30 @@ enum mt_process_detail {
 	MT_NAME = 5,
 	MT_THREAD_EXIT = 6,
 	MT_EXIT = 7,
+	MT_CGROUP = 8,
+};
+
+enum mt_process_flags {
+	MT_OTHER_CGROUP = 1,    /* fork, vfork: the child was born into another group than its parent's */
+	MT_OTHER_HIERARCHY = 2, /* cgroup: not the hierarchy by which processes are called */
 };
 
 #define MT_PATH 512
 
-/* aux: parent (fork, vfork) or creator (thread). The path is sent with an exec only, without its NUL. */
+/* aux: parent (fork, vfork) or creator (thread). The path is sent without its NUL: with an exec what was given to
+ * execve(2), with cgroup that of the group that the process was moved to. */
 struct mt_process {
 	struct mt_header h;
 	s32 status;
-	u32 image; /* exec, fork, vfork, and name where that made it a target; 0 elsewhere */
+	u32 image; /* exec, fork, vfork, and name and cgroup where that made it a target; 0 elsewhere */
 	char comm[16];
 	u64 code_addr; /* exec only: where the executable's first executable segment begins (mm->start_code) */
 	u64 dev;       /* exec only: of the executable, with inode */
 	u64 inode;
 	u32 path_bytes;
-	u32 unused;
+	u32 flags;
+	u32 ns_pid; /* of process and thread in the innermost pid namespace that the process is in */
+	u32 ns_tid;
 	char path[MT_PATH];
 };
 
@@ -239,10 +250,70 @@ struct mt_gc {
 	struct mt_header h;
 };
 
+enum mt_go_memory_detail {
+	MT_GO_MARK_ASSIST = 1,
+	MT_GO_PARK_ASSIST = 2,
+	MT_GO_HEAP_GROWTH = 3,
+	MT_GO_SCAVENGE = 4,
+	MT_GO_SET_GC_PERCENT = 5,
+	MT_GO_SET_MEMORY_LIMIT = 6,
+};
+
+enum mt_go_memory_aux {
+	MT_GO_HAS_START = 1,
+};
+
+/* ts: entry, else the return. */
+struct mt_go_memory {
+	struct mt_header h;
+	u64 dur;
+	u64 arg;    /* the second argument (after the receiver); 0 without a start */
+	u64 result; /* the first result; settings: the first argument */
+	u64 stack;
+};
+
+enum mt_jvm_detail {
+	MT_JVM_GC = 1,
+	MT_JVM_POOL = 2,
+	MT_JVM_SAFEPOINT = 3,
+	MT_JVM_VM_OPERATION = 4,
+};
+
+enum mt_jvm_aux {
+	MT_JVM_HAS_START = 1,
+};
+
+#define MT_JVM_TEXT 64 /* a power of two */
+
+/* ts: begin, else the end. Texts end with NUL; empty where there is none. */
+struct mt_jvm {
+	struct mt_header h;
+	u64 dur;
+	u64 full;
+	u64 used_before;
+	u64 committed_before;
+	u64 used_after;
+	u64 committed_after;
+	u64 max;
+	char name[MT_JVM_TEXT];
+	char pool[MT_JVM_TEXT];
+};
+
+enum mt_off_cpu_aux {
+	MT_WAKER_THREAD = 1,
+	MT_WAKER_INTERRUPT = 2,
+	MT_WAKER_CONTEXT = 3, /* mask of the above; 0: nobody saw it woken */
+	MT_OFF_HAS_STACK = 4,
+};
+
 /* detail: 0 runnable, 1 sleeping, 2 uninterruptible, 3 other. ts: when it left the CPU. */
 struct mt_off_cpu {
 	struct mt_header h;
 	u64 dur;
+	u64 runnable; /* when it was woken; 0: nobody saw it */
+	u64 waker;    /* process << 32 | thread that ran where it was woken; 0: none */
+	u64 stack;
+	s64 syscall; /* numbered as x86-64 does; -1: in none */
 };
 
 /* detail: system call, numbered as x86-64 does. ts: its exit. Limits in bytes, ~0 for none. */
@@ -282,10 +353,27 @@ struct mt_config {
 	u64 ring_wakeup_bytes;
 	u64 slow_fault_ns; /* slower faults are sent one by one */
 	u32 recorder_pid;
-	u32 comm_bytes; /* 0: no target by name */
-	char comm[16];
 	u32 next_image; /* number of the next address space, see mt_target */
-	u32 unused;
+};
+
+enum mt_rule_kind {
+	MT_BY_COMM = 1,
+	MT_BY_EXE = 2,
+	MT_BY_CGROUP = 3,
+	MT_BY_ALL = 4,
+};
+
+#define MT_RULE_NAME 64
+#define MT_RULE_PATH 256
+
+/* Which processes become targets by themselves. Written once before the programs are attached; all zero: none. */
+struct mt_rule {
+	u32 kind;
+	u32 hierarchy; /* moves within this one are recorded: its groups are the targets' names */
+	char comm[16];
+	u64 exe_inode;		     /* 0: by path only */
+	char exe_name[MT_RULE_NAME]; /* last component, cut off */
+	char exe_path[MT_RULE_PATH]; /* as it may be given to execve(2) */
 };
 
 enum mt_target_flags {

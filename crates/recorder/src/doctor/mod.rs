@@ -2,6 +2,7 @@
 //!
 //! Data only; the command line prints it. A check is one function and one line in [`CHECKS`].
 
+mod jvms;
 mod loading;
 mod observing;
 mod output;
@@ -11,6 +12,7 @@ use std::fmt;
 use mtrace_formats::capture::{ProbeReport, ProbeStatus};
 
 use crate::host::HostFacts;
+pub use jvms::check_jvms;
 pub use output::{check_output, free_bytes};
 
 /// How good it is.
@@ -119,7 +121,7 @@ pub fn probes(facts: &HostFacts) -> Vec<Check> {
     crate::session::trial(facts).unwrap_or_default().iter().map(Check::of_probe).collect()
 }
 
-/// Judges the facts. Results of [`check_output`] and [`probes`] can be appended.
+/// Judges the facts. Results of [`check_output`], [`check_jvms`] and [`probes`] can be appended.
 pub fn diagnose(facts: &HostFacts) -> Vec<Check> {
     CHECKS.iter().map(|check| check(facts)).collect()
 }

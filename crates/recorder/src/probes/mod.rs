@@ -4,7 +4,9 @@
 
 mod faults;
 mod gc_events;
+mod go_memory;
 mod io_calls;
+mod jvm_events;
 mod lock_waits;
 mod memory_calls;
 pub(crate) mod off_cpu;
@@ -18,7 +20,10 @@ pub(crate) mod wire;
 pub(crate) use faults::count_and_sum as faults_in;
 pub(crate) use gc_events::prologue;
 pub(crate) use memory_calls::NewCode;
+pub(crate) use process_events::rule::KernelRule;
 pub(crate) use process_events::{Executable, Life, LifeKind};
+
+use mtrace_formats::tables::RuntimeKind;
 
 use crate::FaultMode;
 use crate::session::Sink;
@@ -37,6 +42,8 @@ pub(crate) const ALL: &[&dyn Probe] = &[
     &oom_kills::OomKills,
     &off_cpu::OffCpu,
     &gc_events::GcEvents,
+    &go_memory::GoMemory,
+    &jvm_events::JvmEvents,
 ];
 
 /// How a program is attached.
@@ -54,8 +61,33 @@ pub(crate) enum Attach {
     SoftwareEvent(u64),
     /// To the entry of a function of the Go runtime, in every Go binary among the targets.
     GoEntry(&'static str),
+    /// The same, for a function that the linker leaves out of a program that does not use it.
+    GoEntryIfLinked(&'static str),
+    /// To every return instruction of such a function.
+    GoReturns(&'static str),
+    /// To a USDT probe in every HotSpot library among the targets.
+    JvmProbe { provider: &'static str, probe: &'static str },
     /// Not at all: run on each CPU when user space wants what the probe has not sent yet.
     Flush,
+}
+
+impl Attach {
+    /// The runtime whose binaries it is attached to; `None` for a program that is attached once.
+    pub(crate) fn runtime(self) -> Option<RuntimeKind> {
+        match self {
+            Self::GoEntry(_) | Self::GoEntryIfLinked(_) | Self::GoReturns(_) => Some(RuntimeKind::Go),
+            Self::JvmProbe { .. } => Some(RuntimeKind::Jvm),
+            Self::BySection | Self::OnTrial | Self::WithFunction(_) | Self::SoftwareEvent(_) | Self::Flush => None,
+        }
+    }
+
+    /// The function of the Go runtime that it is about.
+    pub(crate) fn go_function(self) -> Option<&'static str> {
+        match self {
+            Self::GoEntry(f) | Self::GoEntryIfLinked(f) | Self::GoReturns(f) => Some(f),
+            _ => None,
+        }
+    }
 }
 
 /// One program of a probe's object.

@@ -85,6 +85,8 @@ pub(crate) mod event {
     pub(crate) const OOM_KILL: u16 = 20;
     pub(crate) const LOCK_WAIT: u16 = 21;
     pub(crate) const THROTTLE: u16 = 22;
+    pub(crate) const GO_MEMORY: u16 = 60;
+    pub(crate) const JVM: u16 = 61;
 }
 
 /// `struct mt_stack`.

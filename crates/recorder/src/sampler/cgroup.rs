@@ -153,7 +153,7 @@ impl CgroupPaths {
 
 /// The folder of cgroup `name` below `mount`, which may show only a part of the hierarchy: inside a container without
 /// a cgroup namespace the mount's root is the container's own group and has to be taken off the name.
-fn below(mount: &Mount, name: &Path) -> Option<PathBuf> {
+pub(crate) fn below(mount: &Mount, name: &Path) -> Option<PathBuf> {
     // A group outside the reader's cgroup namespace reads as /../…: not reachable below this mount.
     if name.components().any(|c| c == Component::ParentDir) {
         return None;

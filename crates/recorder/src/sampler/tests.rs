@@ -258,3 +258,13 @@ fn mount_paths_lose_their_escapes() {
     assert_eq!((m.root.to_str(), m.mount_point.to_str()), (Some("/a b"), Some("/mnt/c\\d\\0")));
     assert_eq!((m.fs_type.as_str(), m.super_options), ("cgroup", vec!["rw".into(), "memory".into(), "cpu".into()]));
 }
+
+#[test]
+fn of_many_processes_each_has_its_turn_and_it_is_said() {
+    let mut sampler = Sampler::new(1..=500);
+    let turns: Vec<Vec<u32>> = (0..3).map(|_| sampler.turn(false)).collect();
+    assert!(turns.iter().all(|t| t.len() == MAX_PER_TICK));
+    assert_eq!(turns.concat().into_iter().collect::<BTreeSet<_>>().len(), 500);
+    assert_eq!(sampler.turn(true).len(), 500);
+    assert!(sampler.take_problems()[0].contains("turns"));
+}

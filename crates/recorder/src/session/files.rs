@@ -7,11 +7,27 @@ use mtrace_formats::tables::FileRow;
 
 use crate::symbols::build_id_hex;
 
+/// Files that are kept without asking whether they are used still.
+const ROOMY: usize = 16 * 1024;
+
 /// Files of a recording; a row is written once, when its path is known or can no longer be found.
 #[derive(Default)]
 pub(crate) struct Files {
-    ids: HashMap<(u64, u64), u32>,
+    ids: HashMap<(u64, u64), Known>,
+    last_id: u32,
+    /// Periods of the flight recorder; always 0 without one.
+    period: u32,
     open: Vec<Open>,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone)]
+struct Known {
+    id: u32,
+    /// The period in which it was last mapped.
+    used: u32,
+    /// Its row, for a flight recorder's next dump.
+    row: Option<FileRow>,
 }
 
 /// A file whose row is not written yet.
@@ -29,12 +45,35 @@ struct Open {
 impl Files {
     /// The number of a file that `pid` mapped.
     pub(crate) fn id(&mut self, dev: u64, inode: u64, pid: u32) -> u32 {
-        let next = u32::try_from(self.ids.len() + 1).unwrap_or(u32::MAX);
-        let id = *self.ids.entry((dev, inode)).or_insert(next);
-        if id == next {
-            self.open.push(Open { id, dev, inode, name: None, pid });
+        if let Some(known) = self.ids.get_mut(&(dev, inode)) {
+            known.used = self.period;
+            return known.id;
         }
+        self.last_id = self.last_id.saturating_add(1);
+        let id = self.last_id;
+        self.ids.insert((dev, inode), Known { id, used: self.period, row: None });
+        self.open.push(Open { id, dev, inode, name: None, pid });
         id
+    }
+
+    /// A new period begins. Where room gets scarce, files that were not mapped since the period `oldest` are forgotten.
+    pub(crate) fn begin_period(&mut self, period: u32, oldest: u32) {
+        self.period = period;
+        if self.ids.len() > ROOMY {
+            self.ids.retain(|_, k| k.used >= oldest || k.row.is_none());
+        }
+    }
+
+    /// Keeps a row that was written, for [`Files::rows`].
+    pub(crate) fn keep(&mut self, row: &FileRow) {
+        if let Some(known) = self.ids.get_mut(&(row.dev, row.inode)) {
+            known.row = Some(row.clone());
+        }
+    }
+
+    /// The rows that were kept, of files that were mapped since that period.
+    pub(crate) fn rows(&self, period: u32) -> Vec<FileRow> {
+        self.ids.values().filter(|k| k.used >= period).filter_map(|k| k.row.clone()).collect()
     }
 
     /// Notes the last component of its path.
@@ -121,6 +160,23 @@ mod tests {
         assert_eq!((rows[0].file_id, rows[0].path.as_deref()), (a, Some("libx.so")));
         assert_eq!(rows[1].path, None);
         assert!(files.take_rows().is_empty());
+    }
+
+    #[test]
+    fn rows_are_kept_as_long_as_their_file_is_in_use() {
+        let mut files = Files::default();
+        files.id(1, 2, u32::MAX);
+        files.take_rows().iter().for_each(|r| files.keep(r));
+        files.begin_period(5, 5);
+        assert!(files.rows(5).is_empty());
+        assert_eq!(files.id(1, 2, u32::MAX), 1);
+        assert_eq!(files.rows(5).len(), 1);
+        (0..=ROOMY as u64).for_each(|inode| _ = files.id(7, inode, u32::MAX));
+        files.take_rows().iter().for_each(|r| files.keep(r));
+        files.begin_period(6, 6);
+        assert!(files.rows(0).is_empty());
+        // A number is never given to another file.
+        assert_eq!(files.id(1, 2, u32::MAX) as usize, ROOMY + 3);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The end of a recording: detach, take the rest, resolve names, close the books.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mtrace_formats::capture::{Account, BpfCost, ProbeReport, State};
 use mtrace_formats::tables::SymbolRow;
@@ -26,33 +26,37 @@ impl Session<'_> {
         self.manifest.window.end_ns = Some(monotonic_ns());
         self.manifest.window.end_reason = Some(reason.to_owned());
         self.drain();
-        self.note_losses(monotonic_ns());
         self.cost.recording_ended();
         let exit = self.note_exit();
+        if self.flight.is_some() && self.land() {
+            return self.end_of_flight(exit);
+        }
+        self.note_losses(monotonic_ns());
         if self.processes.missed_snapshots > 0 {
             let n = self.processes.missed_snapshots;
             self.problem(format!(
                 "{n} times a process ended or exec'd again before its maps could be read: its stacks may lack names"
             ));
         }
-        self.note_unfollowed();
+        self.note_limits();
         self.resolve_names();
         self.note_clock();
         self.manifest.targets = self.processes.listed().to_vec();
         self.close(costs, exit)
     }
 
-    /// Processes that nothing is recorded of: no probe has seen, so none has lost, what they did.
-    fn note_unfollowed(&mut self) {
+    /// What there was no room for.
+    fn note_limits(&mut self) {
+        let left_out = self.processes.images.left_out;
+        if left_out > 0 {
+            self.problem(format!("{left_out} executable mappings are not remembered: stacks in them may lack names"));
+        }
         self.fill_reports();
-        let ignored = |a: &Account| a.ignored.get("child_not_followed").copied().unwrap_or(0);
-        let n: u64 = self.manifest.accounts.iter().map(ignored).sum();
+        let not_followed = self.manifest.accounts.iter().filter_map(|a| a.ignored.get("child_not_followed"));
+        let n: u64 = not_followed.sum();
         if n > 0 {
-            self.problem(format!(
-                "{n} children were not followed, nothing is recorded of them: more than {} processes were targets at \
-                 the same time",
-                crate::ring::MAX_TARGETS
-            ));
+            let room = self.rule.room();
+            self.problem(format!("{n} processes are not recorded: there is room for {room} at a time"));
         }
     }
 
@@ -68,6 +72,15 @@ impl Session<'_> {
         Some(exit)
     }
 
+    /// All that is worth keeping is in the dumps.
+    fn end_of_flight(self, exit: Option<Exit>) -> Result<Summary, Error> {
+        let summary = Summary { is_flight: true, ..self.summary(exit) };
+        let ring = self.sink.borrow().writer.dir().to_path_buf();
+        self.sink.borrow_mut().writer.discard_open();
+        std::fs::remove_dir_all(&ring).map_err(|e| mtrace_formats::Error::io("remove", &ring, e))?;
+        Ok(summary)
+    }
+
     fn resolve_names(&mut self) {
         let mut sink = self.sink.borrow_mut();
         // On a full disk there is no room for names either.
@@ -75,8 +88,12 @@ impl Session<'_> {
             return;
         }
         let stacks = std::mem::take(&mut sink.stacks);
-        names::resolve(&stacks, &self.processes.images, |row: SymbolRow| sink.push(row));
+        let deadline = self.deadline;
+        let no_time = || deadline.is_some_and(|d| Instant::now() >= d);
+        let missing = names::resolve(stacks.set(), &self.processes.images, &no_time, |row: SymbolRow| sink.push(row));
         sink.stacks = stacks;
+        drop(sink);
+        self.manifest.problems.extend(missing);
     }
 
     /// The manifest comes after the last segments, because only then the accounts are final.
@@ -110,7 +127,7 @@ impl Session<'_> {
             accounts::account(probe.name(), probe.tables()[0], probe.ignored(), &p.counters(), sink.counts(probe))
         };
         self.manifest.accounts = self.probes.iter().map(account).collect();
-        let reports: Vec<ProbeReport> = self.probes.iter().map(super::load::Loaded::report).collect();
+        let reports: Vec<ProbeReport> = self.probes.iter().map(|p| p.report(&self.runtimes)).collect();
         let known = |r: &ProbeReport| reports.iter().any(|n| n.name == r.name);
         self.manifest.probes.retain(|r| !known(r));
         self.manifest.probes.extend(reports);
@@ -124,7 +141,9 @@ impl Session<'_> {
     fn summary(&self, exit: Option<Exit>) -> Summary {
         let m = &self.manifest;
         Summary {
-            output: self.options.output.clone(),
+            output: self.sink.borrow().writer.dir().to_path_buf(),
+            is_flight: false,
+            dumps: self.flight.as_ref().map(|f| f.dumps.clone()).unwrap_or_default(),
             end_reason: m.window.end_reason.clone().unwrap_or_default(),
             recorded: self.began.elapsed(),
             exit_status: exit.map(|e| e.status),

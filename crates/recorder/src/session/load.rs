@@ -1,23 +1,23 @@
 //! Loads one probe's object with the shared maps, and attaches its programs.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Mutex;
 
 use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramInput, ProgramMut};
 use mtrace_formats::capture::{BpfCost, ProbeReport, ProbeStatus};
+use mtrace_formats::tables::RuntimeKind;
 
+use super::runtimes::{GoPlaces, Runtimes};
 use crate::FaultMode;
 use crate::accounts::{COUNTERS, Counters};
 use crate::cost::run_stats;
-use crate::probes::{Attach, Probe, Variant, prologue};
+use crate::probes::{Attach, KernelRule, Probe, Variant};
 use crate::ring::SharedMaps;
-use crate::symbols::gopclntab::{self, GoBinary};
 use crate::symbols::kallsyms;
+use crate::target::group::main_hierarchy;
 
 /// A probe whose programs are in the kernel.
 pub(crate) struct Loaded {
@@ -25,31 +25,10 @@ pub(crate) struct Loaded {
     variant: &'static Variant,
     object: Object,
     links: Vec<Link>,
-    go: GoAttached,
-}
-
-/// What was found among the executables that were looked at.
-#[derive(Default)]
-struct GoAttached {
-    /// By device and inode; `None` for one that is not a Go binary.
-    known: BTreeMap<(u64, u64), Option<GoKnown>>,
+    /// Why the kernel refused better variants.
+    refused: Vec<String>,
+    /// What could not be attached to a runtime's binary, in plain words.
     problems: BTreeSet<String>,
-}
-
-/// A Go binary that the programs are attached to.
-#[derive(Clone)]
-struct GoKnown {
-    version: Option<String>,
-    /// True if a target has run it.
-    ran: bool,
-}
-
-/// What [`Loaded::attach_go`] found in a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GoProgram {
-    pub(crate) version: Option<String>,
-    /// True if its probes were attached now, not before.
-    pub(crate) new: bool,
 }
 
 impl Loaded {
@@ -63,7 +42,14 @@ impl Loaded {
         for variant in probe.variants(faults).iter().filter(|v| only.as_ref().is_none_or(|name| v.name == name)) {
             match load_variant(probe, variant, shared) {
                 Ok(object) => {
-                    return Ok(Self { probe, variant, object, links: Vec::new(), go: GoAttached::default() });
+                    return Ok(Self {
+                        probe,
+                        variant,
+                        object,
+                        links: Vec::new(),
+                        problems: BTreeSet::new(),
+                        refused: reasons,
+                    });
                 }
                 Err(e) => reasons.push(format!("{}: {e}", variant.name)),
             }
@@ -71,7 +57,7 @@ impl Loaded {
         Err(reasons.join("; "))
     }
 
-    /// Attaches all programs, except those that wait for a Go binary.
+    /// Attaches all programs, except those that wait for a runtime's binary.
     ///
     /// # Errors
     /// In plain words; what had been attached is detached again.
@@ -79,7 +65,11 @@ impl Loaded {
         let said = LibbpfWords::begin();
         for program in self.variant.programs {
             let attached = match program.attach {
-                Attach::GoEntry(_) | Attach::Flush => continue,
+                Attach::Flush
+                | Attach::GoEntry(_)
+                | Attach::GoEntryIfLinked(_)
+                | Attach::GoReturns(_)
+                | Attach::JvmProbe { .. } => continue,
                 Attach::BySection | Attach::OnTrial | Attach::WithFunction(_) => find(&self.object, program.name)
                     .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| format!("{e:#}"))),
                 Attach::SoftwareEvent(config) => {
@@ -123,75 +113,65 @@ impl Loaded {
         Ok(())
     }
 
-    /// True if the probe has programs for Go binaries.
-    pub(crate) fn wants_go(&self) -> bool {
-        self.variant.programs.iter().any(|p| matches!(p.attach, Attach::GoEntry(_)))
+    /// The functions of the Go runtime that its programs are about.
+    pub(crate) fn go_functions(&self) -> impl Iterator<Item = &'static str> {
+        self.variant.programs.iter().filter_map(|p| p.attach.go_function())
     }
 
-    /// Attaches to the executable of a process if it is a Go binary; `None` if it is not.
-    pub(crate) fn attach_go(&mut self, pid: u32) -> Option<GoProgram> {
-        let (key, new) = self.attach_file(Path::new(&format!("/proc/{pid}/exe")))?;
-        let known = self.go.known.get_mut(&key)?.as_mut()?;
-        known.ran = true;
-        Some(GoProgram { version: known.version.clone(), new })
-    }
-
-    /// Attaches to a file that will perhaps be executed, if it is a Go binary.
-    pub(crate) fn attach_go_ahead(&mut self, path: &Path) {
-        self.attach_file(path);
-    }
-
-    /// The file's key, and whether it is attached to since this call.
-    fn attach_file(&mut self, path: &Path) -> Option<((u64, u64), bool)> {
-        let file = File::open(path).ok()?;
-        let key = file.metadata().ok().filter(|m| m.is_file()).map(|m| (m.dev(), m.ino()))?;
-        if self.go.known.contains_key(&key) {
-            return Some((key, false));
-        }
-        let binary = match GoBinary::from_file(file) {
-            Ok(binary) => binary,
-            // Named on the command line and no program: a configuration file, a script.
-            Err(gopclntab::Error::NotElf) => None,
-            Err(e) => {
-                self.go.problems.insert(format!("`{}`: {e}", path.display()));
-                None
-            }
-        };
-        let known = binary.as_ref().map(|b| GoKnown { version: b.go_version(), ran: false });
-        self.go.known.insert(key, known);
-        if let Some(binary) = &binary {
-            self.attach_entries(binary, path);
-        }
-        Some((key, true))
-    }
-
-    fn attach_entries(&mut self, binary: &GoBinary, path: &Path) {
-        let entries: Vec<_> = self
-            .variant
-            .programs
-            .iter()
-            .filter_map(|p| match p.attach {
-                Attach::GoEntry(function) => Some((p.name, function)),
-                _ => None,
-            })
-            .collect();
-        let functions: Vec<&str> = entries.iter().map(|(_, f)| *f).collect();
-        let found = binary.entries_of(&functions);
-        for ((name, function), address) in entries.into_iter().zip(found) {
-            let Some(offset) = address.and_then(|a| binary.file_offset(a)).map(|o| o + stack_check_bytes(path, o))
-            else {
-                self.go.problems.insert(format!("`{function}` is not in the function table of a Go binary"));
-                continue;
+    /// Attaches its programs for Go binaries to one.
+    pub(crate) fn attach_go(&mut self, path: &Path, places: &GoPlaces, has_register_abi: bool) {
+        for program in self.variant.programs {
+            let Some(function) = program.attach.go_function() else { continue };
+            let at = places.get(function);
+            let entry = at.and_then(|p| p.entry);
+            let offsets = match program.attach {
+                Attach::GoReturns(_) if !has_register_abi => {
+                    self.problems.insert(format!("`{function}`: Go before 1.17 keeps no goroutine in a register"));
+                    continue;
+                }
+                Attach::GoReturns(_) => at.map(|p| p.returns.clone()).unwrap_or_default(),
+                _ => Vec::from_iter(entry),
             };
-            // All processes: the program itself knows the targets, and children need no attaching of their own.
-            let attached = find(&self.object, name)
-                .and_then(|p| p.attach_uprobe(false, -1, path, offset as usize).map_err(|e| refused_uprobe(&e)));
-            match attached {
-                Ok(link) => self.links.push(link),
-                Err(e) => {
-                    self.go.problems.insert(format!("failed to attach to `{function}`: {e}"));
+            if offsets.is_empty() && !matches!(program.attach, Attach::GoEntryIfLinked(_)) {
+                self.problems.insert(match entry {
+                    None => format!("`{function}` is not in the function table of a Go binary"),
+                    Some(_) => format!("`{function}` has no return instruction in a known form"),
+                });
+            }
+            for offset in offsets {
+                // All processes: the program itself knows the targets, and children need no attaching of their own.
+                let attached = find(&self.object, program.name)
+                    .and_then(|p| p.attach_uprobe(false, -1, path, offset as usize).map_err(|e| refused_uprobe(&e)));
+                match attached {
+                    Ok(link) => self.links.push(link),
+                    Err(e) => {
+                        self.problems.insert(format!("failed to attach to `{function}`: {e}"));
+                    }
                 }
             }
+        }
+    }
+
+    /// Attaches its programs for JVMs to the library of one.
+    pub(crate) fn attach_jvm(&mut self, library: &Path) {
+        for program in self.variant.programs {
+            let Attach::JvmProbe { provider, probe } = program.attach else { continue };
+            let said = LibbpfWords::begin();
+            // All processes, as above.
+            let attached = find(&self.object, program.name)
+                .map(|p| p.attach_usdt(-1, library, provider, probe).map_err(|e| (e.kind(), refused_uprobe(&e))));
+            let problem = match attached {
+                Ok(Ok(link)) => {
+                    self.links.push(link);
+                    continue;
+                }
+                Ok(Err((libbpf_rs::ErrorKind::NotFound, _))) => {
+                    "a JVM has no USDT probes (built with --disable-dtrace)".to_owned()
+                }
+                Ok(Err((_, e))) => format!("failed to attach to `{provider}:{probe}`: {e}{}", said.end()),
+                Err(e) => e,
+            };
+            self.problems.insert(problem);
         }
     }
 
@@ -211,6 +191,19 @@ impl Loaded {
             }
         }
         sum
+    }
+
+    /// Tells the probe that decides who is a target by which rule; before it is attached.
+    ///
+    /// # Errors
+    /// In plain words.
+    pub(crate) fn set_rule(&self, rule: &KernelRule) -> Result<(), String> {
+        let map = |name| self.object.maps().find(|m| m.name() == name);
+        let (Some(place), Some(groups)) = (map("rule"), map("groups")) else { return Ok(()) };
+        let failed = |e: libbpf_rs::Error| format!("failed to write the rule for targets: {e}");
+        place.update(&0u32.to_ne_bytes(), &rule.to_bytes(main_hierarchy()), MapFlags::ANY).map_err(failed)?;
+        let one = 1u32.to_ne_bytes();
+        rule.group_keys().iter().try_for_each(|key| groups.update(key, &one, MapFlags::ANY)).map_err(failed)
     }
 
     /// Adds an entry to one of the object's own maps, unless the key is there already.
@@ -234,19 +227,26 @@ impl Loaded {
     }
 
     /// What the manifest says about it.
-    pub(crate) fn report(&self) -> ProbeReport {
-        let mut problems: Vec<String> = self.go.problems.iter().cloned().collect();
-        problems.extend(self.variant.lacks.map(str::to_owned));
-        let nothing_to_observe = self.wants_go() && !self.go.known.values().flatten().any(|k| k.ran);
+    pub(crate) fn report(&self, runtimes: &Runtimes) -> ProbeReport {
+        let mut problems: Vec<String> = self.problems.iter().cloned().collect();
+        if let Some(lacks) = self.variant.lacks {
+            problems.push(lacks.to_owned());
+            problems.extend(self.refused.iter().cloned());
+        }
+        let kind = self.variant.programs.iter().find_map(|p| p.attach.runtime());
+        problems.extend(kind.into_iter().flat_map(|k| runtimes.unreadable(k)).cloned());
+        let nothing_to_observe = kind.is_some_and(|k| !runtimes.ran(k));
         let status = match (nothing_to_observe, problems.is_empty()) {
             (true, true) => ProbeStatus::NotApplicable,
-            // One that could not be read may have been a Go binary.
+            // One that could not be read may have been a runtime's binary.
             (true, false) => ProbeStatus::Absent,
             (false, true) => ProbeStatus::Ran,
+            (false, false) if kind.is_some() && self.links.is_empty() => ProbeStatus::Absent,
             (false, false) => ProbeStatus::Partial,
         };
         if nothing_to_observe {
-            problems.insert(0, "no Go binary among the targets".to_owned());
+            let what = if kind == Some(RuntimeKind::Jvm) { "JVM" } else { "Go binary" };
+            problems.insert(0, format!("no {what} among the targets"));
         }
         ProbeReport {
             name: self.probe.name().to_owned(),
@@ -271,13 +271,6 @@ fn refused_uprobe(e: &libbpf_rs::Error) -> String {
         libbpf_rs::ErrorKind::PermissionDenied => format!("{e:#}; uprobes need CAP_SYS_ADMIN or root"),
         _ => format!("{e:#}"),
     }
-}
-
-/// How far into the function at this file offset the probe belongs, see [`prologue`].
-fn stack_check_bytes(path: &Path, offset: u64) -> u64 {
-    let mut code = [0; prologue::BYTES];
-    let read = File::open(path).and_then(|f| f.read_exact_at(&mut code, offset));
-    read.map_or(0, |()| prologue::after_stack_check(&code))
 }
 
 fn find<'a>(object: &'a Object, name: &str) -> Result<ProgramMut<'a>, String> {

@@ -1,11 +1,15 @@
 //! Names for all addresses of all stacks, when recording is over.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
+use mtrace_formats::capture::Problem;
 use mtrace_formats::tables::{SymbolRow, SymbolSource};
 
 use super::images::Images;
-use super::stacks::Stacks;
+use super::stacks::StackSet;
+use crate::host::monotonic_ns;
 use crate::symbols::{self, ExecMapping, ImageMaps, Ip, IpKind, Symbol, Symbolizer};
 
 /// What names an address: the same bytes of the same file have the same name in every process.
@@ -17,8 +21,14 @@ enum Place {
     Unknown(u64),
 }
 
-/// Resolves every distinct address once and hands out the rows.
-pub(crate) fn resolve(stacks: &Stacks, images: &Images, mut out: impl FnMut(SymbolRow)) {
+/// Resolves every distinct address once and hands out the rows. Where `give_up` becomes true meanwhile, the addresses
+/// that have no name yet get none; the answer says so.
+pub(crate) fn resolve(
+    stacks: &StackSet,
+    images: &Images,
+    give_up: &dyn Fn() -> bool,
+    mut out: impl FnMut(SymbolRow),
+) -> Option<Problem> {
     let mut merged = Merged::default();
     let mut wanted: BTreeMap<(Place, IpKind), usize> = BTreeMap::new();
     for stack in stacks.all() {
@@ -32,15 +42,47 @@ pub(crate) fn resolve(stacks: &Stacks, images: &Images, mut out: impl FnMut(Symb
     for ((place, kind), slot) in &wanted {
         ips[*slot] = Ip { addr: merged.address(*place), kind: *kind };
     }
-    let names = Symbolizer::new().resolve(&ImageMaps { mappings: merged.laid_out(), root: None }, &ips);
+    let maps = ImageMaps { mappings: merged.laid_out(), root: None };
+    let names = names_of(maps, ips, give_up);
     for stack in stacks.all() {
         let mappings = merged.index(stack.image, images);
         for (depth, ip) in stacks.ips(stack).iter().enumerate() {
-            let key = (merged.place(&mappings, *ip, kind(depth)), kind(depth));
-            let Some(frames) = wanted.get(&key).and_then(|slot| names.get(*slot)) else { continue };
+            let place = merged.place(&mappings, *ip, kind(depth));
+            let Some(frames) = wanted.get(&(place, kind(depth))).and_then(|slot| names.get(*slot)) else { continue };
+            if frames.is_empty() {
+                out(row(stack.id, depth as u32, 0, &merged.unnamed(place)));
+            }
             for (inline_depth, symbol) in (0..).zip(frames) {
                 out(row(stack.id, depth as u32, inline_depth, symbol));
             }
+        }
+    }
+    let missing = names.iter().filter(|n| n.is_empty()).count();
+    (missing > 0).then(|| Problem {
+        ts: Some(monotonic_ns()),
+        what: format!("{missing} of {} addresses have no name: there was no time to look for it", names.len()),
+    })
+}
+
+/// The names, in order; empty where there was no time. The symboliser works in a thread of its own, because a single
+/// file may take it longer than there is time: that thread is left behind then, and ends after the file at hand.
+fn names_of(maps: ImageMaps, ips: Vec<Ip>, give_up: &dyn Fn() -> bool) -> Vec<Vec<Symbol>> {
+    const LOOK: Duration = Duration::from_millis(20);
+    let mut names = vec![Vec::new(); ips.len()];
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let send = |slot, symbols| send.send((slot, symbols)).is_ok();
+        Symbolizer::new().resolve_each(&maps, &ips, send);
+    });
+    loop {
+        match receive.recv_timeout(LOOK) {
+            Ok((slot, symbols)) => {
+                if let Some(name) = names.get_mut::<usize>(slot) {
+                    *name = symbols;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) if !give_up() => {}
+            Err(_) => return names,
         }
     }
 }
@@ -122,6 +164,26 @@ impl Merged {
         match place {
             Place::Known { mapping, offset } => (mapping as u64 + 1).wrapping_mul(STRIDE).wrapping_add(offset),
             Place::Unknown(ip) => ip % STRIDE,
+        }
+    }
+
+    /// What can be said of an address without its file.
+    fn unnamed(&self, place: Place) -> Symbol {
+        let (module, module_offset) = match place {
+            Place::Known { mapping, offset } => match self.mappings.get(mapping) {
+                Some(m) => (m.path.as_str(), Some(m.file_offset + offset)),
+                None => ("", None),
+            },
+            Place::Unknown(_) => ("", None),
+        };
+        Symbol {
+            function: "".into(),
+            file: None,
+            line: None,
+            module: module.into(),
+            module_offset,
+            function_addr: None,
+            source: symbols::SymbolSource::Unresolved,
         }
     }
 

@@ -7,6 +7,7 @@ use mtrace_formats::table::Row;
 use mtrace_formats::tables::Frame;
 
 use super::files::Files;
+use super::slow::SlowWatch;
 use super::stacks::Stacks;
 use crate::accounts::UserCounts;
 use crate::probes::wire::{FileRecord, Reader, StackRecord, Undecodable, event};
@@ -23,8 +24,12 @@ pub(crate) struct Sink {
     pub(crate) new_code: Vec<NewCode>,
     /// Processes whose Go runtime passes a reason to stopTheWorldWithSema.
     pub(crate) has_stw_reason: BTreeSet<u32>,
+    /// Looks at the rows for the slow ones.
+    pub(crate) slow: Option<SlowWatch>,
     /// Records since the last [`Sink::take_bytes`], in bytes.
     bytes: usize,
+    /// Records in this round.
+    round: usize,
     undecodable: BTreeMap<u16, u64>,
     stack_lost: BTreeMap<&'static str, u64>,
     added: u64,
@@ -40,7 +45,9 @@ impl Sink {
             life: Vec::new(),
             new_code: Vec::new(),
             has_stw_reason: BTreeSet::new(),
+            slow: None,
             bytes: 0,
+            round: 0,
             undecodable: BTreeMap::new(),
             stack_lost: BTreeMap::new(),
             added: 0,
@@ -48,9 +55,21 @@ impl Sink {
         }
     }
 
+    /// A round of reading begins.
+    pub(crate) fn begin_round(&mut self) {
+        self.round = 0;
+    }
+
+    /// True when so many bytes were taken in this round: more than the ring holds was not there when it began. Without
+    /// an end to the round, targets that are faster than the reader would keep it in there for ever.
+    pub(crate) fn round_is_over(&self, ring_bytes: u32) -> bool {
+        self.round > ring_bytes as usize
+    }
+
     /// Takes one record of the ring buffer.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();
+        self.round += bytes.len();
         let event = Reader::new(bytes).u16().unwrap_or(0);
         let result = match event {
             event::STACK => self.take_stack(bytes),
@@ -76,7 +95,7 @@ impl Sink {
             if record.top != 0 && has_caller_on_top(&record) {
                 record.ips.insert(1, record.top);
             }
-            self.stacks.keep(stack_id, record.image, &record.ips);
+            self.stacks.keep(stack_id, record.pid, record.image, &record.ips);
             for (depth, ip) in (0..).zip(record.ips) {
                 self.push(Frame { stack_id, depth, pid: record.pid, ip });
             }
@@ -104,6 +123,9 @@ impl Sink {
 
     /// Writes a row. A failure is counted by the writer; the first one is kept and ends the recording.
     pub(crate) fn push<R: Row>(&mut self, row: R) {
+        if let Some(slow) = &mut self.slow {
+            slow.see(&row);
+        }
         if let Err(e) = self.writer.push(row) {
             self.fail(e);
         }

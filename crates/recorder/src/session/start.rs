@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -11,13 +12,17 @@ use libbpf_rs::{RingBuffer, RingBufferBuilder};
 use mtrace_formats::capture::{CaptureWriter, Manifest, ProbeReport, Problem, Target, Window};
 use serde_json::json;
 
+use super::flight::Flight;
 use super::load::Loaded;
-use super::processes::Processes;
+use super::processes::{Came, MAX_LISTED, Processes};
 use super::reserve::Reserve;
+use super::runtimes::Runtimes;
+use super::slow::SlowWatch;
 use super::{Due, Session, Sink, nanoseconds, sleepers};
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
 use crate::error::{Error, kernel};
+use crate::flight::Place;
 use crate::host::{HostFacts, clock_pair, monotonic_ns};
 use crate::leaf::Leaves;
 use crate::plan::{self, Plan};
@@ -26,17 +31,25 @@ use crate::ring::{Config, SharedMaps};
 use crate::sampler::Sampler;
 use crate::target::find::{self, ProcessFacts};
 use crate::target::launch::{Launched, ResourceLimits};
+use crate::target::rule::Rule;
+use crate::triggers::{Trigger, Watches};
 use crate::{FaultMode, Options, TargetSpec};
 
 /// The inode of the initial pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
+/// Likewise the cgroup namespace's (PROC_CGROUP_INIT_INO).
+const INITIAL_CGROUP_NAMESPACE: &str = "cgroup:[4026531835]";
+
+/// Image numbers of processes that are found after the kernel side began to give numbers out.
+const FIRST_LATE_IMAGE: u32 = 1 << 31;
+
 /// What was asked for, found or prepared.
 struct Wanted {
     launched: Option<Launched>,
     running: Vec<ProcessFacts>,
+    rule: Rule,
     how: &'static str,
-    comm: Option<String>,
     notes: Vec<String>,
 }
 
@@ -47,18 +60,25 @@ pub(super) fn start(options: &Options) -> Result<Session<'_>, Error> {
     let facts = HostFacts::gather();
     let plan = plan::plan(&facts, &options.without, options.faults)?;
     check_pid_namespace()?;
+    if !matches!(options.target, TargetSpec::Launch { .. }) {
+        see_all_cgroups();
+    }
     super::output::check_way(&options.output)?;
-    let wanted = find_targets(&options.target, &limits)?;
+    let mut wanted = find_targets(&options.target, &limits)?;
     raise_limits();
     // A file size limit is then an error like a full disk, and not the recorder's death. A launched command has its
     // default dispositions back already.
     // SAFETY: ignoring a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    let writer = CaptureWriter::create_with(&options.output, &first_manifest(options, &facts, &plan, &wanted))?;
+    let place = options.flight.as_ref().map(|_| Place::of(&options.output));
+    let aside = place.as_ref().map(Place::set_aside).transpose()?.flatten();
+    wanted.notes.extend(aside.map(|at| format!("the ring of a recorder that was killed is now `{}`", at.display())));
+    let output = place.as_ref().map_or_else(|| options.output.clone(), Place::ring);
+    let writer = CaptureWriter::create_with(&output, &first_manifest(options, &facts, &plan, &wanted))?;
     let started = begin(options, &facts, plan, wanted, writer, cost);
     if started.is_err() {
         // Nothing was recorded, and the name would be taken at the next attempt.
-        let _ = std::fs::remove_dir_all(&options.output);
+        let _ = std::fs::remove_dir_all(&output);
     }
     started
 }
@@ -75,24 +95,42 @@ fn check_pid_namespace() -> Result<(), Error> {
     }
 }
 
+/// A pod has a cgroup namespace of its own on cgroup v2, in which the groups of others have no names: this thread leaves
+/// it for the host's. Where that is refused, groups that cannot be found are an error later.
+fn see_all_cgroups() {
+    let is_initial =
+        |path: &PathBuf| std::fs::read_link(path).is_ok_and(|ns| ns == Path::new(INITIAL_CGROUP_NAMESPACE));
+    if is_initial(&PathBuf::from("/proc/thread-self/ns/cgroup")) {
+        return;
+    }
+    // Of whichever process we may look at: the first one, or a thread of the kernel.
+    let candidates = find::all_pids().into_iter().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/cgroup")));
+    if let Some(host) = candidates.filter(is_initial).find_map(|path| std::fs::File::open(path).ok()) {
+        // SAFETY: no pointers. What this thread sees of cgroups is all that changes.
+        unsafe { libc::setns(host.as_raw_fd(), libc::CLONE_NEWCGROUP) };
+    }
+}
+
 fn find_targets(target: &TargetSpec, limits: &ResourceLimits) -> Result<Wanted, Error> {
-    let mut wanted = Wanted { launched: None, running: Vec::new(), how: "pid", comm: None, notes: Vec::new() };
+    let rule = Rule::of(target)?;
+    let mut wanted = Wanted { launched: None, running: rule.running()?, how: rule.how(), rule, notes: Vec::new() };
     match target {
         TargetSpec::Launch { argv } => {
             wanted.how = "launched";
             wanted.launched = Some(Launched::prepare(argv, limits)?);
         }
-        TargetSpec::Pid(pid) => {
-            let found = find::by_pid(*pid)?;
-            wanted.notes.extend(found.note);
-            wanted.running.push(found.facts);
+        TargetSpec::Pids(pids) => {
+            for pid in pids {
+                let found = find::by_pid(*pid)?;
+                wanted.notes.extend(found.note);
+                if !wanted.running.iter().any(|f| f.pid == found.facts.pid) {
+                    wanted.running.push(found.facts);
+                }
+            }
         }
-        TargetSpec::Comm(name) => {
-            wanted.how = "comm";
-            wanted.comm = Some(name.clone());
-            wanted.running = find::by_comm(name)?;
-        }
+        _ => {}
     }
+    wanted.running.truncate(wanted.rule.room() as usize);
     Ok(wanted)
 }
 
@@ -115,21 +153,23 @@ fn begin<'a>(
     cost: CostMeter,
 ) -> Result<Session<'a>, Error> {
     let reserve = Reserve::new(writer.place())?;
+    let triggers = options.flight.as_ref().map_or(&[][..], |f| &f.triggers);
+    let watches = Watches::open(triggers)?;
     let fault_cost = plan.fault_probe().map(|p| crate::calibrate::fault_cost(p, options.faults));
     let attach_begin_ns = monotonic_ns();
-    let shared = SharedMaps::create(options.ring_bytes)?;
-    let mut processes = Processes::default();
+    let shared = SharedMaps::create(options.ring_bytes, wanted.rule.room())?;
+    let mut processes = Processes::new(wanted.rule.how());
     let next_image = add_targets(&wanted, &shared, &mut processes)?;
     shared.configure(&Config {
         off_cpu_min_ns: nanoseconds(options.off_cpu_min).unsigned_abs(),
-        slow_fault_ns: nanoseconds(options.slow_fault).unsigned_abs(),
+        slow_fault_ns: nanoseconds(super::flight::slow_fault(triggers, options.slow_fault)).unsigned_abs(),
         io_calls_per_process: options.io_calls_per_process,
-        comm: wanted.comm,
         next_image,
     })?;
     let sink = Rc::new(RefCell::new(Sink::new(writer)));
+    sink.borrow_mut().slow = SlowWatch::new(triggers);
     let ring = open_ring(&shared, &sink)?;
-    let (probes, absent) = load_all(plan, options.faults, &shared)?;
+    let (probes, absent) = load_all(plan, options.faults, &shared, &wanted.rule)?;
     let attached = monotonic_ns();
     wanted.running.iter().for_each(|f| sleepers::note(&probes, f.pid, attached));
     let now = monotonic_ns();
@@ -139,17 +179,21 @@ fn begin<'a>(
         sink,
         ring,
         probes,
+        runtimes: Runtimes::default(),
         losses: LossMeter::new(now),
         sampler: Sampler::new(processes.alive()),
         shared,
         manifest: manifest(options, facts, attach_begin_ns, absent),
         processes,
+        rule: wanted.rule,
         leaves: Leaves::default(),
         launched: wanted.launched,
         cost,
         reserve,
         ended: VecDeque::new(),
         due: Due::new(now, options),
+        flight: options.flight.as_ref().map(|_| Flight::new(Place::of(&options.output), watches, now)),
+        deadline: None,
     };
     match fault_cost {
         Some(Ok(cost)) => session.cost.fault = Some(cost),
@@ -159,7 +203,9 @@ fn begin<'a>(
     wanted.notes.into_iter().for_each(|n| session.problem(n));
     session.reserve.follow(&session.manifest)?;
     session.attach_to_running(&wanted.running);
+    session.attach_to_latecomers();
     session.let_go()?;
+    session.trigger_notes();
     session.roll();
     Ok(session)
 }
@@ -200,11 +246,13 @@ fn add_targets(wanted: &Wanted, shared: &SharedMaps, processes: &mut Processes) 
 }
 
 fn open_ring(shared: &SharedMaps, sink: &Rc<RefCell<Sink>>) -> Result<RingBuffer<'static>, Error> {
-    let sink = sink.clone();
+    let (sink, ring_bytes) = (sink.clone(), shared.ring_bytes);
     let mut builder = RingBufferBuilder::new();
     let take = move |bytes: &[u8]| {
-        sink.borrow_mut().take(bytes);
-        0
+        let mut sink = sink.borrow_mut();
+        sink.take(bytes);
+        // A negative answer ends the reading after this record.
+        if sink.round_is_over(ring_bytes) { -libc::EAGAIN } else { 0 }
     };
     builder.add(&shared.ring, take).map_err(kernel("open the ring buffer"))?;
     builder.build().map_err(kernel("map the ring buffer"))
@@ -215,12 +263,13 @@ pub(super) fn load_all(
     plan: Plan,
     faults: FaultMode,
     shared: &SharedMaps,
+    rule: &Rule,
 ) -> Result<(Vec<Loaded>, Vec<ProbeReport>), Error> {
     let mut absent = plan.absent;
     let mut probes: Vec<Loaded> = Vec::new();
     let mut refuse = |probe: &'static dyn Probe, e: String| absent.push(plan::absent(probe, e));
     for probe in plan.load {
-        match Loaded::load(probe, faults, shared) {
+        match Loaded::load(probe, faults, shared).and_then(|l| l.set_rule(&rule.for_kernel()).map(|()| l)) {
             Ok(loaded) => probes.push(loaded),
             Err(e) => refuse(probe, e),
         }
@@ -248,11 +297,27 @@ fn first_manifest(options: &Options, facts: &HostFacts, plan: &Plan, wanted: &Wa
     let now = monotonic_ns();
     let mut first = manifest(options, facts, now, plan.absent.clone());
     let launched = wanted.launched.iter().map(|l| Target { pid: l.pid(), ..Target::default() });
-    let running = wanted.running.iter().map(|f| f.to_target(String::new()));
+    let running = wanted.running.iter().take(MAX_LISTED).map(|f| f.to_target(String::new()));
     first.targets = launched.chain(running).map(|t| Target { how: wanted.how.to_owned(), ..t }).collect();
     let what = "the recorder was killed before all probes were attached: nothing is recorded of the targets".to_owned();
     first.problems.push(Problem { ts: Some(now), what });
     first
+}
+
+/// What was asked for, in the words of the command line. Not the words of a launched command: they hold secrets.
+fn asked_for(target: &TargetSpec) -> String {
+    fn list<T: std::fmt::Display>(of: impl IntoIterator<Item = T>) -> String {
+        of.into_iter().map(|t| t.to_string()).collect::<Vec<_>>().join(",")
+    }
+    match target {
+        TargetSpec::Launch { .. } => "launched".to_owned(),
+        TargetSpec::Pids(pids) => format!("pid {}", list(pids)),
+        TargetSpec::Comm(name) => format!("comm {name}"),
+        TargetSpec::Exe(path) => format!("exe {}", path.display()),
+        TargetSpec::Cgroups(paths) => format!("cgroup {}", list(paths.iter().map(|p| p.display()))),
+        TargetSpec::Containers(ids) => format!("container {}", list(ids)),
+        TargetSpec::All => "all".to_owned(),
+    }
 }
 
 fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: Vec<ProbeReport>) -> Manifest {
@@ -260,6 +325,7 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
     if !options.with_hostname {
         host.hostname = None;
     }
+    let flight = options.flight.as_ref();
     let knobs = BTreeMap::from([
         ("ring_bytes".to_owned(), json!(options.ring_bytes)),
         ("sample_interval_ns".to_owned(), json!(nanoseconds(options.sample_interval))),
@@ -269,7 +335,13 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
         ("off_cpu_min_ns".to_owned(), json!(nanoseconds(options.off_cpu_min))),
         ("io_calls_per_process".to_owned(), json!(options.io_calls_per_process)),
         ("duration_ns".to_owned(), json!(options.duration.map(nanoseconds))),
+        ("max_bytes".to_owned(), json!(options.max_bytes)),
+        ("max_events".to_owned(), json!(options.max_events)),
+        ("target".to_owned(), json!(asked_for(&options.target))),
         ("without".to_owned(), json!(options.without)),
+        ("triggers".to_owned(), json!(flight.map(|f| f.triggers.iter().map(Trigger::text).collect::<Vec<_>>()))),
+        ("dump_interval_ns".to_owned(), json!(flight.map(|f| nanoseconds(f.min_interval)))),
+        ("max_dumps".to_owned(), json!(flight.map(|f| f.max_dumps))),
     ]);
     Manifest {
         mtrace_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -285,13 +357,39 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
 impl Session<'_> {
     fn attach_to_running(&mut self, running: &[ProcessFacts]) {
         for facts in running {
-            self.look_for_go(facts.pid, false);
+            self.look_for_runtimes(facts.pid, Came::Running);
         }
-        self.manifest.window.start_ns = Some(monotonic_ns());
+        self.manifest.window.start_ns.get_or_insert_with(monotonic_ns);
         for facts in running {
             // Read again: threads came and went since it was found. If it is gone, so be it.
             let facts = ProcessFacts::read(facts.pid).unwrap_or_else(|| facts.clone());
             self.processes.attached(&facts, &mut self.sink.borrow_mut());
+        }
+    }
+
+    /// Processes that came between the look at /proc and the attaching of the probes: from then on the kernel side sees
+    /// every one that comes.
+    fn attach_to_latecomers(&mut self) {
+        let later = if self.rule.may_bring_more() { self.rule.running() } else { Ok(Vec::new()) };
+        let (mut new, mut no_room) = (Vec::new(), 0u64);
+        for facts in later.unwrap_or_default().into_iter().filter(|f| !self.processes.is_alive(f.pid)) {
+            match self.shared.add_if_new(facts.pid, FIRST_LATE_IMAGE + new.len() as u32) {
+                true => new.push(facts),
+                // The kernel side has it, and its record is on its way.
+                false if self.shared.is_target(facts.pid) => {}
+                false => no_room += 1,
+            }
+        }
+        let attached = monotonic_ns();
+        for (image, facts) in (FIRST_LATE_IMAGE..).zip(&new) {
+            self.processes.add(facts.pid, image, self.rule.how().to_owned());
+            self.sampler.add(facts.pid);
+            sleepers::note(&self.probes, facts.pid, attached);
+        }
+        self.attach_to_running(&new);
+        if no_room > 0 {
+            let room = self.rule.room();
+            self.problem(format!("{no_room} processes are not recorded: there is room for {room} at a time"));
         }
     }
 
@@ -326,9 +424,8 @@ impl Session<'_> {
     /// collects within milliseconds: so every file that the command line names is looked at before.
     fn attach_ahead(&mut self) {
         let TargetSpec::Launch { argv } = &self.options.target else { return };
-        let Some(probe) = self.probes.iter_mut().find(|p| p.wants_go()) else { return };
         for path in named_files(argv) {
-            probe.attach_go_ahead(&path);
+            self.runtimes.look_ahead(&mut self.probes, &path);
         }
     }
 
@@ -338,7 +435,8 @@ impl Session<'_> {
         if let Some(facts) = ProcessFacts::read(pid) {
             self.processes.attached(&facts, &mut self.sink.borrow_mut());
         }
-        self.look_for_go(pid, self.processes.stopped == Some(pid));
+        let stopped = self.processes.stopped == Some(pid);
+        self.look_for_runtimes(pid, if stopped { Came::Stopped } else { Came::Exec });
         Ok(())
     }
 }

@@ -2,10 +2,12 @@
 
 use mtrace_formats::capture::ProbeReport;
 
+use super::runtimes::Runtimes;
 use super::start::load_all;
 use crate::host::HostFacts;
 use crate::plan::plan;
-use crate::ring::SharedMaps;
+use crate::ring::{MAX_TARGETS, SharedMaps};
+use crate::target::rule::Rule;
 use crate::{FaultMode, error::Error};
 
 /// Room enough for what nobody fills: no process is a target.
@@ -17,8 +19,8 @@ const RING_BYTES: usize = 256 << 10;
 /// If nothing can be loaded at all.
 pub(crate) fn trial(facts: &HostFacts) -> Result<Vec<ProbeReport>, Error> {
     let plan = plan(facts, &[], FaultMode::default())?;
-    let shared = SharedMaps::create(RING_BYTES)?;
-    let (probes, mut reports) = load_all(plan, FaultMode::default(), &shared)?;
-    reports.extend(probes.iter().map(|p| p.report()));
+    let shared = SharedMaps::create(RING_BYTES, MAX_TARGETS)?;
+    let (probes, mut reports) = load_all(plan, FaultMode::default(), &shared, &Rule::Named)?;
+    reports.extend(probes.iter().map(|p| p.report(&Runtimes::default())));
     Ok(reports)
 }

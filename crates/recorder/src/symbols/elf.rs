@@ -46,6 +46,7 @@ pub(crate) const PT_NOTE: u32 = 4;
 pub(crate) const SHT_NOTE: u32 = 7;
 const SHT_NOBITS: u32 = 8;
 const PF_X: u32 = 1;
+const EM_X86_64: u16 = 62;
 
 /// An ELF file: headers in memory, contents read on demand.
 pub(crate) struct ElfFile {
@@ -83,6 +84,11 @@ impl ElfFile {
     /// The bytes below.
     pub(crate) fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// Whether it holds code for x86-64.
+    pub(crate) fn is_x86_64(&self) -> bool {
+        self.machine == EM_X86_64 && self.is_64
     }
 
     /// Bytes in an address of this file's class.

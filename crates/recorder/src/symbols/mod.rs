@@ -190,29 +190,43 @@ impl Symbolizer {
     /// together: give as many at once as there are, each only once.
     pub fn resolve(&mut self, image: &ImageMaps, ips: &[Ip]) -> Vec<Vec<Symbol>> {
         let mut rows: Vec<Vec<Symbol>> = vec![Vec::new(); ips.len()];
+        self.resolve_each(image, ips, |slot, symbols| {
+            rows[slot] = symbols;
+            true
+        });
+        rows
+    }
+
+    /// As [`Symbolizer::resolve`], handing out the frames of the address at each index as soon as there are any, in the
+    /// order of the files. Ends when `out` answers false.
+    pub fn resolve_each(&mut self, image: &ImageMaps, ips: &[Ip], mut out: impl FnMut(usize, Vec<Symbol>) -> bool) {
         let index = MappingIndex::new(&image.mappings);
         let mut files: BTreeMap<module::FileKey<'_>, Vec<module::Want>> = BTreeMap::new();
-        for (slot, (ip, row)) in ips.iter().zip(&mut rows).enumerate() {
-            match index.find(ip.lookup_addr()) {
+        for (slot, ip) in ips.iter().enumerate() {
+            let row = match index.find(ip.lookup_addr()) {
                 Some(mapping) if module::is_file(&mapping.path) => {
                     let offset = |addr: u64| addr.wrapping_sub(mapping.start).wrapping_add(mapping.file_offset);
                     let want = module::Want { slot, lookup_offset: offset(ip.lookup_addr()), offset: offset(ip.addr) };
                     files.entry(module::FileKey::new(mapping)).or_default().push(want);
+                    continue;
                 }
-                Some(mapping) => *row = vec![self.pseudo(&mapping.path)],
-                None => *row = vec![self.unnamed("[unknown]", "", None, Unresolved::NoMapping)],
+                Some(mapping) => self.pseudo(&mapping.path),
+                None => self.unnamed("[unknown]", "", None, Unresolved::NoMapping),
+            };
+            if !out(slot, vec![row]) {
+                return;
             }
         }
         for (key, wants) in files {
             let outcomes = module::resolve(&mut self.strings, image.root.as_deref(), &key, &wants);
             for (want, outcome) in wants.iter().zip(outcomes) {
-                if let Some(row) = rows.get_mut(want.slot) {
-                    *row = self.settle(outcome, key.path(), want.offset);
+                let row = self.settle(outcome, key.path(), want.offset);
+                if !out(want.slot, row) {
+                    return;
                 }
             }
             self.strings.clear();
         }
-        rows
     }
 
     /// Name kernel addresses, one frame each, from `/proc/kallsyms`.

@@ -8,6 +8,7 @@ use mtrace_formats::capture::Target;
 use procfs_core::FromBufRead as _;
 use procfs_core::process::{Limit, LimitValue, Limits};
 
+use super::group;
 use crate::sampler::{CgroupPaths, read_stat};
 
 /// PF_KTHREAD of include/linux/sched.h: a thread of the kernel, without an address space of its own.
@@ -52,6 +53,57 @@ pub enum FindError {
         /// What to try next.
         hint: String,
     },
+    /// Neither this file nor a process of it.
+    #[error("`{}`: no such file here, and no process runs it in a container; see the paths with `ls -l /proc/*/exe`", path.display())]
+    NoSuchExe {
+        /// As given, made absolute.
+        path: PathBuf,
+    },
+    /// No cgroup has this folder or name.
+    #[error("no cgroup is `{}`; {hint}", path.display())]
+    NoSuchCgroup {
+        /// As given.
+        path: PathBuf,
+        /// What to try next.
+        hint: String,
+    },
+    /// It is no id.
+    #[error(
+        "`{}` is no container id: expected at most 64 hexadecimal digits, as `docker ps`, `crictl ps` and `podman ps` \
+         print them; the id of a name: `docker inspect --format {{{{.Id}}}} NAME`", given.escape_debug()
+    )]
+    NoContainerId {
+        /// As given.
+        given: String,
+    },
+    /// No process is in such a container.
+    #[error(
+        "no process is in a container whose id begins with `{id}` (looked for in the cgroups of all processes); is it \
+         running, and on this host? Name the cgroup itself with --cgroup if its runtime gives no ids of 64 digits"
+    )]
+    NoSuchContainer {
+        /// As given, in lower case.
+        id: String,
+    },
+    /// Several containers' ids begin so.
+    #[error("`{id}` is the begin of {number} containers' ids: {shown}; give more digits")]
+    AmbiguousContainer {
+        /// As given, in lower case.
+        id: String,
+        /// Containers.
+        number: usize,
+        /// The first of them.
+        shown: String,
+    },
+    /// Its group cannot be looked at from here.
+    #[error(
+        "container {id} runs, but its cgroup's folder is not visible here; mount the host's /sys/fs/cgroup, and give \
+         CAP_SYS_ADMIN (to leave this container's cgroup namespace)"
+    )]
+    HiddenContainer {
+        /// As given, in lower case.
+        id: String,
+    },
 }
 
 /// What /proc says about a process.
@@ -71,6 +123,10 @@ pub struct ProcessFacts {
     pub limits_bytes: BTreeMap<String, u64>,
     /// Its cgroups' folders, as far as they are visible here.
     pub cgroup: CgroupPaths,
+    /// Name of its cgroup: the memory controller's, on v1 and v2.
+    pub cgroup_name: Option<String>,
+    /// Its number in the innermost pid namespace that it is in; the same as `pid` outside of containers.
+    pub ns_pid: Option<u32>,
 }
 
 impl ProcessFacts {
@@ -85,6 +141,8 @@ impl ProcessFacts {
             threads: threads(pid),
             limits_bytes: limits(pid),
             cgroup: CgroupPaths::of(pid),
+            cgroup_name: group::name_of(pid),
+            ns_pid: ns_pid(&format!("/proc/{pid}/status")),
         })
     }
 
@@ -96,6 +154,8 @@ impl ProcessFacts {
             comm: Some(self.comm.clone()),
             exe: self.exe.as_ref().map(|p| p.to_string_lossy().into_owned()),
             limits_bytes: self.limits_bytes.clone(),
+            cgroup: self.cgroup_name.clone(),
+            ns_pid: self.ns_pid,
             ..Target::default()
         }
     }
@@ -147,11 +207,28 @@ pub fn by_comm(name: &str) -> Result<Vec<ProcessFacts>, FindError> {
     let wanted = &name.as_bytes()[..name.len().min(15)];
     let matches =
         |pid: &u32| fs::read(format!("/proc/{pid}/comm")).is_ok_and(|c| c.strip_suffix(b"\n").unwrap_or(&c) == wanted);
-    let found: Vec<_> = all_pids().into_iter().filter(matches).filter_map(user_process).collect();
+    let found = all(|pid| matches(&pid));
     if found.is_empty() {
         return Err(FindError::NoSuchComm { name: name.to_owned(), hint: similar(name) });
     }
     Ok(found)
+}
+
+/// All processes that fit, in ascending order of pid; never this recorder, threads of the kernel or zombies.
+pub(crate) fn all(mut fits: impl FnMut(u32) -> bool) -> Vec<ProcessFacts> {
+    all_pids().into_iter().filter(|pid| fits(*pid)).filter_map(user_process).collect()
+}
+
+/// The number in the innermost pid namespace, of a status file: the last one of the line (since Linux 4.1).
+pub(crate) fn ns_pid(status: &str) -> Option<u32> {
+    let text = fs::read(status).ok()?;
+    String::from_utf8_lossy(&text)
+        .lines()
+        .find_map(|l| l.strip_prefix("NSpid:"))?
+        .split_whitespace()
+        .last()?
+        .parse()
+        .ok()
 }
 
 /// Living descendants of `pid` (children, their children, …) in ascending order, without `pid` itself.
@@ -179,7 +256,7 @@ fn user_process(pid: u32) -> Option<ProcessFacts> {
     if usable { ProcessFacts::read(pid) } else { None }
 }
 
-fn all_pids() -> Vec<u32> {
+pub(crate) fn all_pids() -> Vec<u32> {
     numeric_entries(Path::new("/proc"))
 }
 

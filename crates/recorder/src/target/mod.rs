@@ -1,4 +1,8 @@
-//! The processes that are recorded: starting one ([`launch`]) and finding running ones ([`find`]).
+//! The processes that are recorded: starting one ([`launch`]), finding running ones ([`find`]), and the rule by which
+//! others become targets ([`rule`]).
 
+pub mod container;
 pub mod find;
+pub mod group;
 pub mod launch;
+pub(crate) mod rule;

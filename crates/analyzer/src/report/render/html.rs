@@ -70,5 +70,6 @@ fn facts(analysis: &Analysis) -> Vec<Html> {
     facts.extend(c.start_realtime_ns.map(|ns| Html::text(&format::utc(ns))));
     facts.push(Html::text(&format!("{} recorded", format::duration(c.end_ns.saturating_sub(c.start_ns)))));
     facts.push(Html::text(&format!("Linux {}", c.kernel_release)));
+    facts.extend(summary::trigger(analysis).map(|t| Html::rich(&format!("trigger {t}"))));
     facts
 }

@@ -18,6 +18,9 @@ const WHY_CHARS: usize = 240;
 pub fn render_markdown(analysis: &Analysis) -> String {
     let mut out = String::new();
     push_verdict(&mut out, analysis);
+    if let Some(trigger) = summary::trigger(analysis) {
+        let _ = writeln!(out, "**Trigger:** {}\n", markdown_rich(&trigger));
+    }
     if let Some(ledger) = analysis.facts.ledgers.first() {
         push_ledger(&mut out, ledger);
     }
@@ -42,6 +45,9 @@ fn push_verdict(out: &mut String, analysis: &Analysis) {
     let _ = writeln!(out, "**{}**\n", markdown_rich(&summary::sentence(v)));
     if let Some(action) = &v.action {
         let _ = writeln!(out, "**Do:** {}{}\n", markdown_rich(action), where_and_gain(summary::main_finding(analysis)));
+    }
+    if let Some(about) = summary::about(analysis) {
+        let _ = writeln!(out, "**About:** {}\n", markdown_rich(&about));
     }
     if !v.confidence_reasons.is_empty() {
         let reasons: Vec<String> = v.confidence_reasons.iter().map(|r| markdown_rich(r)).collect();

@@ -21,13 +21,17 @@ const RESET: &str = "\u{1b}[0m";
 pub fn terminal(analysis: &Analysis, colour: bool) -> String {
     let v = &analysis.verdict;
     let mut out = Lines { text: String::new(), colour };
-    out.headline(v.kind, &format!("{} (confidence {})", summary::kind_label(v.kind), format::confidence(v.confidence)));
+    let answer = format!("{} (confidence {})", summary::kind_label(v.kind), format::confidence(v.confidence));
+    out.headline(v.kind, &answer, &summary::about_in_short(analysis).unwrap_or_default());
     out.entry("", &summary::sentence(v), LINES);
-    out.entry("do", v.action.as_deref().unwrap_or_default(), LINES);
+    let trigger = summary::trigger(analysis).unwrap_or_default();
+    // The screen has room for one of them in full; the page has both.
+    out.entry("do", v.action.as_deref().unwrap_or_default(), if trigger.is_empty() { LINES } else { SHORT });
     let main = summary::main_finding(analysis);
     out.entry("where", &main.and_then(|f| f.location.as_ref()).map(format::location).unwrap_or_default(), SHORT);
     out.entry("gain", &main.and_then(|f| summary::gain(&f.fix)).unwrap_or_default(), SHORT);
     out.ledger(analysis);
+    out.entry("trigger", &trigger, 1);
     out.entry("requests", &summary::requests(analysis).unwrap_or_default(), 1);
     out.causes(analysis);
     out.entry("confidence", &v.confidence_reasons.join("; "), SHORT);
@@ -43,14 +47,19 @@ struct Lines {
 }
 
 impl Lines {
-    fn headline(&mut self, kind: VerdictKind, text: &str) {
+    /// The answer, and as much as fits beside it of what it is about.
+    fn headline(&mut self, kind: VerdictKind, text: &str, about: &str) {
         let code = match kind {
-            VerdictKind::Memory => "\u{1b}[1;31m",
+            VerdictKind::Memory | VerdictKind::MemoryInPart => "\u{1b}[1;31m",
             VerdictKind::NotMemory => "\u{1b}[1;34m",
             VerdictKind::Unexplained => "\u{1b}[1;33m",
             VerdictKind::NothingFound => "\u{1b}[1;32m",
         };
         self.paint(code, text);
+        let room = COLUMNS.saturating_sub(text.chars().count() + 2);
+        if let Some(line) = wrap(&safe(about), room, 1).first().filter(|l| !l.is_empty()) {
+            self.paint(DIM, &format!("  {line}"));
+        }
         self.text.push('\n');
     }
 

@@ -43,6 +43,8 @@ struct CycleView {
     pid: u32,
     start: String,
     mark: String,
+    collector: Html,
+    heap: String,
     stw: String,
 }
 
@@ -127,6 +129,11 @@ fn cycle(index: usize, c: &crate::model::GcCycle, zero: i64) -> CycleView {
         mark: c.mark_end_ns.map_or_else(
             || "not ended in the capture".to_owned(),
             |end| format::duration(end.saturating_sub(c.start_ns)),
+        ),
+        collector: Html::name(c.collector.as_deref().unwrap_or("Go, to mark termination")),
+        heap: c.heap_bytes.map_or_else(
+            || "–".to_owned(),
+            |(before, after)| format!("{} → {}", format::bytes(before), format::bytes(after)),
         ),
         stw: format!("{} in {}", format::duration(stw), format::counted(c.stw.len() as u64, "stop", "stops")),
     }

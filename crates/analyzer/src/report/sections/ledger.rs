@@ -28,6 +28,7 @@ struct LedgerView {
     assumptions: Vec<Html>,
     rows: Vec<Row>,
     gap: Option<String>,
+    path: Option<String>,
     threads: Vec<(u32, String, String)>,
     more_threads: usize,
 }
@@ -97,6 +98,10 @@ fn ledger(l: &Ledger, zero: i64) -> LedgerView {
         // Cannot happen by construction; if it does, the reader must know before trusting a share.
         gap: (sum != total).then(|| {
             format!("The rows add up to {}, not to the window's {}.", format::duration(sum), format::duration(total))
+        }),
+        path: l.path_measured_ns.map(|ns| {
+            let measured = format::share(ns as f64, total as f64);
+            format!("Whose time it is: for {measured} of the window recorded wake-ups say so; the rest is inferred from who was active.")
         }),
         threads: l
             .critical_threads

@@ -9,6 +9,7 @@ mod flame_graphs;
 mod gc;
 mod ledger;
 mod requests;
+mod runtimes;
 mod shared;
 mod timeline;
 mod trust;
@@ -30,6 +31,7 @@ pub(super) const SECTIONS: &[Section] = &[
     flame_graphs::SECTION,
     address_space::SECTION,
     gc::SECTION,
+    runtimes::SECTION,
     faults::SECTION,
     trust::SECTION,
 ];

@@ -119,7 +119,7 @@ pub(super) fn category_class(c: LedgerCategory) -> &'static str {
 /// What a category holds.
 pub(super) fn category_help(c: LedgerCategory) -> &'static str {
     match c {
-        LedgerCategory::GcStw => "the Go runtime had stopped the world",
+        LedgerCategory::GcStw => "the language runtime had stopped the world",
         LedgerCategory::Faults => "the critical thread was in a page fault",
         LedgerCategory::MemoryCalls => "the critical thread was in mmap, munmap, mremap, brk, mprotect or madvise",
         LedgerCategory::FileIo => "the critical thread was in a file call",

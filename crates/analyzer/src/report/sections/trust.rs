@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::{Context, Section, shared};
+use super::{Context, Section};
 use crate::model::{Analysis, CaptureFacts, ProbeFact, ProcessFact, ReplayCertificate, Trust};
 use crate::report::escape::Html;
 use crate::report::summary::{self, TrustSummary};
@@ -12,8 +12,8 @@ pub(super) const SECTION: Section = Section { id: "trust", title: "Trust", rende
 
 /// Rows of a list of losses or damages.
 const ROWS: usize = 60;
-/// Processes listed.
-const PROCESSES: usize = 200;
+/// Rows of the table of processes.
+const MAX_PROCESSES: usize = 100;
 
 #[derive(Template)]
 #[template(path = "sections/trust.html")]
@@ -31,7 +31,7 @@ struct View {
     host: Vec<(&'static str, String)>,
     recorder: Vec<(&'static str, String)>,
     processes: Vec<ProcessView>,
-    more_processes: usize,
+    processes_left_out: usize,
     rows: Vec<(String, String)>,
 }
 
@@ -71,6 +71,8 @@ struct ProbeView {
 
 struct ProcessView {
     pid: u32,
+    inside: String,
+    cgroup: Html,
     comm: Html,
     exe: Html,
     go: String,
@@ -84,8 +86,6 @@ struct ProcessView {
 fn render(context: &Context<'_>) -> Result<Html, Error> {
     let analysis = context.analysis;
     let (trust, zero) = (&analysis.facts.trust, context.zero_ns);
-    let all = &analysis.facts.capture.processes;
-    let processes = shared::heaviest(all, PROCESSES, |p| p.faults.saturating_add(p.memory_calls));
     let view = View {
         summary: TrustSummary::new(analysis),
         replay: trust.replay.iter().map(|r| replay(r, zero)).collect(),
@@ -104,8 +104,8 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
             .chain((!trust.clock_settings.is_empty()).then(|| ("wall clock", clock(trust, zero))))
             .collect(),
         recorder: recorder(analysis),
-        more_processes: all.len() - processes.len(),
-        processes: processes.into_iter().map(process).collect(),
+        processes: processes(&analysis.facts.capture.processes),
+        processes_left_out: analysis.facts.capture.processes.len().saturating_sub(MAX_PROCESSES),
         rows: analysis.facts.capture.rows.iter().map(|(table, n)| (table.clone(), format::count(*n))).collect(),
     };
     Ok(Html::from_markup(view.render()?))
@@ -227,9 +227,20 @@ fn recorder(analysis: &Analysis) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Those with most events, by pid: a whole host has thousands.
+fn processes(all: &[ProcessFact]) -> Vec<ProcessView> {
+    let mut shown: Vec<&ProcessFact> = all.iter().collect();
+    shown.sort_by_key(|p| std::cmp::Reverse(p.faults.saturating_add(p.memory_calls)));
+    shown.truncate(MAX_PROCESSES);
+    shown.sort_by_key(|p| p.pid);
+    shown.into_iter().map(process).collect()
+}
+
 fn process(p: &ProcessFact) -> ProcessView {
     ProcessView {
         pid: p.pid,
+        inside: p.ns_pid.filter(|inside| *inside != p.pid).map(|inside| inside.to_string()).unwrap_or_default(),
+        cgroup: p.cgroup.as_deref().map(Html::name).unwrap_or_default(),
         comm: p.comm.as_deref().map(Html::name).unwrap_or_default(),
         exe: p.exe.as_deref().map(Html::name).unwrap_or_default(),
         go: p.go_version.clone().unwrap_or_default(),

@@ -18,6 +18,7 @@ struct View {
     confidence: &'static str,
     confidence_sign: &'static str,
     sentence: Html,
+    about: Option<Html>,
     action: Option<Html>,
     location: Option<Html>,
     gain: Option<String>,
@@ -55,6 +56,7 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
         confidence: format::confidence(verdict.confidence),
         confidence_sign: shared::confidence_sign(verdict.confidence),
         sentence: Html::rich(&summary::sentence(verdict)),
+        about: summary::about(analysis).as_deref().map(Html::rich),
         action: verdict.action.as_deref().map(Html::rich),
         location: main.and_then(|f| f.location.as_ref()).map(shared::location),
         gain: main.and_then(|f| summary::gain(&f.fix)),
@@ -75,7 +77,7 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
 /// Every kind is an answer and looks like one; the sign says it without the colour.
 fn look(kind: VerdictKind) -> (&'static str, &'static str) {
     match kind {
-        VerdictKind::Memory => ("memory", "▲"),
+        VerdictKind::Memory | VerdictKind::MemoryInPart => ("memory", "▲"),
         VerdictKind::NotMemory => ("not-memory", "◆"),
         VerdictKind::Unexplained => ("unexplained", "?"),
         VerdictKind::NothingFound => ("nothing", "✓"),

@@ -1,11 +1,18 @@
-//! exec, fork, threads, names and exit; and, in the kernel, who is a target: children are added when they are forked.
+//! exec, fork, threads, names, moves between cgroups and exit; and, in the kernel, who is a target: children are added
+//! when they are forked, others when they begin to fit the rule ([`rule`]).
 //!
-//! Own counters: 0 `child_not_followed`: there was no room for another target (8,192 at a time).
+//! Own counters: 0 `child_not_followed`: there was no room for another target (see `Rule::room`).
+
+pub(crate) mod rule;
 
 use super::wire::{Header, Reader, Undecodable, c_string, event, user_dev};
 use super::{Probe, Program, Variant};
 use crate::FaultMode;
 use crate::session::Sink;
+
+/// `MT_OTHER_CGROUP`, `MT_OTHER_HIERARCHY`.
+const OTHER_CGROUP: u32 = 1;
+const OTHER_HIERARCHY: u32 = 2;
 
 pub(crate) struct ProcessEvents;
 
@@ -19,6 +26,7 @@ pub(crate) enum LifeKind {
     Name,
     ThreadExit,
     Exit,
+    Cgroup,
 }
 
 /// `struct mt_process`. The session makes the row of it, because it adds what /proc knows.
@@ -36,8 +44,13 @@ pub(crate) struct Life {
     pub(crate) comm: String,
     /// `Exec`: the executable and where its code begins.
     pub(crate) program: Option<Executable>,
-    /// `Exec`: what was given to execve(2).
+    /// `Exec`: what was given to execve(2); `Cgroup`: the group that it was moved to.
     pub(crate) path: Option<String>,
+    /// Process and thread as they are numbered in the process's own pid namespace.
+    pub(crate) ns_pid: u32,
+    pub(crate) ns_tid: u32,
+    /// `Fork`, `Vfork`: the child is not in its parent's cgroup; `Cgroup`: it is not the one to call the process by.
+    pub(crate) other_cgroup: bool,
 }
 
 /// What was executed: enough to place its code, should /proc/PID be gone before it can be read.
@@ -72,16 +85,29 @@ impl Probe for ProcessEvents {
 
     fn variants(&self, _: FaultMode) -> &'static [Variant] {
         const {
-            &[Variant {
-                name: "tp_btf",
-                programs: &[
-                    Program::trace("process_exec"),
-                    Program::trace("process_fork"),
-                    Program::trace("process_exit"),
-                    Program::trace("process_rename"),
-                ],
-                lacks: None,
-            }]
+            &[
+                Variant {
+                    name: "tp_btf",
+                    programs: &[
+                        Program::trace("process_exec"),
+                        Program::trace("process_fork"),
+                        Program::trace("process_exit"),
+                        Program::trace("process_rename"),
+                        Program::trace("process_moved"),
+                    ],
+                    lacks: None,
+                },
+                Variant {
+                    name: "tp_btf without cgroups",
+                    programs: &[
+                        Program::trace("process_exec"),
+                        Program::trace("process_fork"),
+                        Program::trace("process_exit"),
+                        Program::trace("process_rename"),
+                    ],
+                    lacks: Some("moves between cgroups: a process that is moved into a wanted one is not noticed"),
+                },
+            ]
         }
     }
 
@@ -108,6 +134,7 @@ impl Life {
             5 => LifeKind::Name,
             6 => LifeKind::ThreadExit,
             7 => LifeKind::Exit,
+            8 => LifeKind::Cgroup,
             _ => return Err(Undecodable),
         };
         let (status, image) = (r.i32()?, r.u32()?);
@@ -115,10 +142,12 @@ impl Life {
         let executable = Executable { code_addr: r.u64()?, dev: user_dev(r.u64()?), inode: r.u64()? };
         let program = (kind == LifeKind::Exec).then_some(executable);
         let path_bytes = r.u32()? as usize;
-        r.u32()?;
+        let other_cgroup = r.u32()? & (OTHER_CGROUP | OTHER_HIERARCHY) != 0;
+        let (ns_pid, ns_tid) = (r.u32()?, r.u32()?);
         let path = r.bytes(path_bytes)?;
         let path = (!path.is_empty()).then(|| String::from_utf8_lossy(path).into_owned());
-        Ok(Self { ts, pid, tid, kind, parent: aux, status, image, comm, program, path })
+        let parent = aux;
+        Ok(Self { ts, pid, tid, kind, parent, status, image, comm, program, path, ns_pid, ns_tid, other_cgroup })
     }
 }
 
@@ -137,7 +166,9 @@ mod tests {
             b.extend(field.to_le_bytes());
         }
         b.extend((path.len() as u32).to_le_bytes());
-        b.extend(0u32.to_le_bytes());
+        for field in [1u32, 7, 8] {
+            b.extend(field.to_le_bytes());
+        }
         b.extend(path);
         b
     }
@@ -150,6 +181,7 @@ mod tests {
             (LifeKind::Exec, Some("./run"), "a\u{fffd}b")
         );
         assert_eq!((life.status, life.image, life.parent), (256, 3, 4));
+        assert_eq!((life.ns_pid, life.ns_tid, life.other_cgroup), (7, 8, true));
         assert_eq!(life.program, Some(Executable { code_addr: 0x40_1000, dev: 0x801, inode: 77 }));
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
-// Life of the targets, and who is one: children are added at fork, before they can run.
+// Life of the targets, and who is one: children are added at fork, before they can run, and others when they fit the rule.
 #include "mtrace.bpf.h"
+#include "rule.bpf.h"
 
 #define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
 
@@ -14,6 +15,18 @@ struct {
 static __always_inline u64 ids(u32 pid, u32 tid)
 {
 	return (u64)pid << 32 | tid;
+}
+
+/* The number in the innermost pid namespace. */
+static __always_inline u32 number_inside(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	u32 level = BPF_CORE_READ(pid, level);
+	u64 at = (u64)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
+	int nr = 0;
+
+	bpf_probe_read_kernel(&nr, sizeof(nr), (void *)at + bpf_core_field_offset(struct upid, nr));
+	return nr;
 }
 
 static __always_inline struct mt_process *begin(u16 detail, u64 pid_tgid, u32 parent, struct task_struct *task)
@@ -31,7 +44,9 @@ static __always_inline struct mt_process *begin(u16 detail, u64 pid_tgid, u32 pa
 	r->dev = 0;
 	r->inode = 0;
 	r->path_bytes = 0;
-	r->unused = 0;
+	r->flags = 0;
+	r->ns_pid = number_inside(BPF_CORE_READ(task, group_leader));
+	r->ns_tid = number_inside(task);
 	bpf_probe_read_kernel_str(r->comm, sizeof(r->comm), task->comm);
 	return r;
 }
@@ -46,23 +61,18 @@ static __always_inline void send(struct mt_process *r, u64 flags)
 		count(MT_RING_FULL);
 }
 
-/* Makes the process a target if it has the name that was asked for. */
-static __always_inline struct mt_target *adopt_by_name(u32 pid, const char *comm)
+/* True if execve(2) was given exactly the path that was asked for: right within a container, too, and for a file that
+ * was replaced. */
+static __always_inline bool executed_by_path(struct mt_rule *wanted, struct linux_binprm *bprm)
 {
-	struct mt_config *c = settings();
-	struct mt_target fresh = {};
+	u32 zero = 0;
+	struct mt_process *r = bpf_map_lookup_elem(&record, &zero);
 
-	if (!c || !c->comm_bytes || pid == c->recorder_pid)
-		return 0;
-	for (int i = 0; i < 16; i++) {
-		if (comm[i] != c->comm[i])
-			return 0;
-		if (!comm[i])
-			break;
-	}
-	fresh.image = new_image();
-	bpf_map_update_elem(&targets, &pid, &fresh, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&targets, &pid);
+	if (!r || wanted->kind != MT_BY_EXE)
+		return false;
+	if (bpf_probe_read_kernel_str(r->path, MT_RULE_PATH, bprm->filename) < 2)
+		return false;
+	return is_text(r->path, wanted->exe_path, MT_RULE_PATH);
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -70,14 +80,20 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 {
 	u32 pid = task->tgid;
 	struct mt_target *t = bpf_map_lookup_elem(&targets, &pid);
+	struct mt_rule *wanted = the_rule();
 	struct mt_process *r;
 	struct inode *inode;
-	char comm[16] = {};
 	long n;
 
+	if (t && t->exited) {
+		/* The pid is in use again before user space has removed who had it. */
+		bpf_map_delete_elem(&targets, &pid);
+		t = 0;
+	}
 	if (!t) {
-		bpf_probe_read_kernel_str(comm, sizeof(comm), task->comm);
-		t = adopt_by_name(pid, comm);
+		if (!wanted || !wanted->kind || (!fits(wanted, task, 0) && !executed_by_path(wanted, bprm)))
+			return 0;
+		t = adopt(pid);
 		if (!t)
 			return 0;
 	}
@@ -100,6 +116,18 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	return 0;
 }
 
+/* A child of nobody's: of a process that began while the recording did, or born into a group (CLONE_INTO_CGROUP). The
+ * recorder's own are left out, and threads of the kernel. */
+static __always_inline bool fits_at_birth(u32 parent_pid, u32 pid, struct task_struct *child)
+{
+	struct mt_rule *wanted = the_rule();
+	struct mt_config *c = settings();
+
+	if (!wanted || !wanted->kind || !c || parent_pid == c->recorder_pid || pid == parent_pid || !child->mm)
+		return false;
+	return fits(wanted, child, 0);
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
@@ -108,7 +136,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	struct mt_target fresh = {};
 	struct mt_process *r;
 
-	if (!t)
+	if (!t && !fits_at_birth(parent_pid, pid, child))
 		return 0;
 	if (pid == parent_pid) {
 		r = begin(MT_THREAD, ids(pid, child->pid), parent->pid, child);
@@ -117,8 +145,10 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 		if (bpf_map_update_elem(&targets, &pid, &fresh, BPF_ANY))
 			count(MT_OWN_0);
 		r = begin(child->mm == parent->mm ? MT_VFORK : MT_FORK, ids(pid, child->pid), parent_pid, child);
-		if (r)
+		if (r) {
 			r->image = fresh.image;
+			r->flags = child->cgroups == parent->cgroups ? 0 : MT_OTHER_CGROUP;
+		}
 	}
 	if (r)
 		send(r, wakeup_flag());
@@ -156,13 +186,14 @@ int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 {
 	u32 pid = task->tgid;
 	struct mt_target *t = target_of(pid);
+	struct mt_rule *wanted = the_rule();
 	struct mt_process *r;
 	bool adopted = false;
 	char name[16] = {};
 
 	bpf_probe_read_kernel_str(name, sizeof(name), comm);
-	if (!t && task->pid == pid) {
-		t = adopt_by_name(pid, name);
+	if (!t && task->pid == pid && task->mm && wanted && wanted->kind == MT_BY_COMM && fits(wanted, task, name)) {
+		t = adopt(pid);
 		adopted = true;
 	}
 	if (!t || t->flags & MT_TARGET_WAITS_FOR_EXEC)
@@ -174,5 +205,39 @@ int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 		r->image = t->image;
 	__builtin_memcpy(r->comm, name, sizeof(name));
 	send(r, wakeup_flag());
+	return 0;
+}
+
+/* Once for each move, with the thread that was named; before any of it runs in its new group. */
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(process_moved, struct cgroup *group, const char *path, struct task_struct *task, bool whole)
+{
+	u32 pid = task->tgid;
+	struct mt_target *t = bpf_map_lookup_elem(&targets, &pid);
+	struct mt_rule *wanted = the_rule();
+	struct mt_process *r;
+	bool adopted = false, other;
+	long n;
+
+	if (!wanted || (t && t->flags & MT_TARGET_WAITS_FOR_EXEC))
+		return 0;
+	if (!t && wanted->kind == MT_BY_CGROUP && task->mm &&
+	    group_is_wanted((u64)BPF_CORE_READ(group, self.cgroup))) {
+		t = adopt(pid);
+		adopted = true;
+	}
+	other = BPF_CORE_READ(group, root, hierarchy_id) != wanted->hierarchy;
+	if (!t || (!adopted && other))
+		return 0;
+	r = begin(MT_CGROUP, ids(pid, task->pid), 0, task);
+	if (!r)
+		return 0;
+	if (adopted)
+		r->image = t->image;
+	r->flags = other ? MT_OTHER_HIERARCHY : 0;
+	n = bpf_probe_read_kernel_str(r->path, MT_PATH, path);
+	if (n > 1)
+		r->path_bytes = n - 1;
+	send(r, BPF_RB_FORCE_WAKEUP);
 	return 0;
 }

@@ -153,6 +153,26 @@ impl GoBinary {
         self.tables.stack_bytes(&self.elf, pc)
     }
 
+    /// ELF virtual addresses of the return instructions of the function whose
+    /// entry this is, in order; x86-64 only. Found without a disassembler: a
+    /// byte 0xc3 where the table says that the stack pointer has just come
+    /// back to its value at the entry is `ret`.
+    pub fn returns_of(&self, entry: u64) -> Vec<u64> {
+        const RET: u8 = 0xc3;
+        const MAX_BYTES: u64 = 1 << 16;
+        let Some(function) = self.lookup(entry).filter(|f| f.entry == entry && self.elf.is_x86_64()) else {
+            return Vec::new();
+        };
+        let mut code = vec![0; function.end.saturating_sub(entry).min(MAX_BYTES) as usize];
+        if self.elf.file_offset(entry).and_then(|at| self.elf.source().read(at, &mut code)).is_none() {
+            return Vec::new();
+        }
+        let candidates = (entry..).zip(&code).filter(|(_, byte)| **byte == RET).map(|(pc, _)| pc);
+        candidates
+            .filter(|&pc| pc > entry && self.stack_bytes(pc) == Some(0) && self.stack_bytes(pc - 1) != Some(0))
+            .collect()
+    }
+
     /// ELF virtual address of an offset into the file.
     pub fn vaddr(&self, offset: u64) -> Option<u64> {
         self.elf.vaddr(offset)
