@@ -389,13 +389,13 @@ impl Session<'_> {
         }
         self.flush_probes(false);
         self.drain();
+        self.note_clock();
+        self.manifest.window.closed_ns = Some(monotonic_ns());
+        self.manifest.window.next_closing_ns = Some(self.due.roll);
         if self.flight.is_some() {
             self.turn();
             return;
         }
-        self.note_clock();
-        self.manifest.window.closed_ns = Some(monotonic_ns());
-        self.manifest.window.next_closing_ns = Some(self.due.roll);
         self.manifest.targets = self.processes.listed().to_vec();
         let measured = self.bpf_time.measured(&self.probes, monotonic_ns());
         self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), measured);

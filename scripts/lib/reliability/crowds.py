@@ -73,7 +73,7 @@ def herd(lab, outcome):
     # The parent is a target, too.
     outcome.equal("children not followed", without, n + 1 - room)
     outcome.equal("life events seen", account["seen"] - usual["seen"], n + 2 * (n - without))
-    said = [w for w in capture.report["trust"]["not_checked"] if f"{without} children were not followed" in w]
+    said = [w for w in capture.report["trust"]["not_checked"] if f"{without} processes are not recorded" in w]
     outcome.hold(said, "the report does not say that children were not followed")
     outcome.notes.append(f"{without} not followed, which the report says")
 

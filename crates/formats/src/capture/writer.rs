@@ -152,17 +152,17 @@ impl CaptureWriter {
             let folder = self.place.join(&s.table);
             match create_dir_private(&folder) {
                 Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                    return Err(Error::io("create", &folder, e));
+                    return Err(self.place.named(Error::io("create", &folder, e)));
                 }
                 _ => {}
             }
-            let (from, to) = (capture.join(&s.table).join(&s.file), folder.join(&s.file));
+            let (from, to) = (capture.join(Path::new(&s.table).join(&s.file)), folder.join(&s.file));
             fs::hard_link(&from, &to)
                 .or_else(|_| {
                     let mut copy = private_file().create_new(true).open(&to)?;
                     std::io::copy(&mut File::open(&from)?, &mut copy).map(|_| ())
                 })
-                .map_err(|e| Error::io("take over", &from, e))?;
+                .map_err(|e| capture.named(Error::io("take over", &from, e)))?;
             self.closed.push(s.clone());
         }
         Ok(())
