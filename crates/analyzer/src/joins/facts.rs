@@ -207,7 +207,9 @@ fn accounts(m: &Manifest) -> Vec<(String, u64, u64, u64)> {
 /// only the accounts know (the table could not be written, segments could not be read) is added for the whole capture.
 fn losses(m: &Manifest, tables: &Tables) -> Vec<(String, String, u64, i64, i64)> {
     const UNREADABLE: &str = "segment_unreadable";
-    let mut by: BTreeMap<(&str, &str), Vec<(u64, i64, i64)>> = BTreeMap::new();
+    /// Number, begin, end.
+    type Stretches = Vec<(u64, i64, i64)>;
+    let mut by: BTreeMap<(&str, &str), Stretches> = BTreeMap::new();
     // In the order of time.
     for l in &tables.losses {
         let end = l.ts + l.dur;
@@ -231,11 +233,10 @@ fn losses(m: &Manifest, tables: &Tables) -> Vec<(String, String, u64, i64, i64)>
             by.insert((&a.probe, UNREADABLE), vec![(a.written - read, start, end)]);
         }
     }
-    let named = |((probe, reason), stretches): ((&str, &str), Vec<(u64, i64, i64)>)| {
-        let row = move |(n, first, last)| (probe.to_owned(), reason.to_owned(), n, first, last);
-        stretches.into_iter().filter(|s| s.0 > 0).map(row).collect::<Vec<_>>()
-    };
-    by.into_iter().flat_map(named).collect()
+    let of = by.into_iter().flat_map(|(key, stretches)| stretches.into_iter().map(move |s| (key, s)));
+    of.filter(|(_, s)| s.0 > 0)
+        .map(|((probe, reason), (n, first, last))| (probe.to_owned(), reason.to_owned(), n, first, last))
+        .collect()
 }
 
 /// When the wall clock was set: from one pair to the next, and by how much.

@@ -95,6 +95,8 @@ struct ProcessView {
 fn render(context: &Context<'_>) -> Result<Html, Error> {
     let analysis = context.analysis;
     let (trust, zero) = (&analysis.facts.trust, context.zero_ns);
+    let all = &analysis.facts.capture.processes;
+    let processes = shared::heaviest(all, PROCESSES, |p| p.faults.saturating_add(p.memory_calls));
     let view = View {
         summary: TrustSummary::new(analysis),
         replay: trust.replay.iter().map(|r| replay(r, zero)).collect(),
