@@ -2,6 +2,7 @@
 
 mod bpf_time;
 mod budget;
+mod clocks;
 mod dump;
 mod fidelity;
 mod files;
@@ -67,8 +68,6 @@ const FOR_CLOSING: Duration = Duration::from_millis(1700);
 const FIRST_SEGMENT: Duration = Duration::from_millis(250);
 const LOSS_INTERVAL_NS: i64 = 1_000_000_000;
 const PROGRESS_INTERVAL_NS: i64 = 200_000_000;
-/// Clock pairs kept in the manifest; more say nothing new.
-const MAX_CLOCKS: usize = 64;
 
 /// Runs a recording.
 pub(crate) fn run(options: &Options, stop: &AtomicBool, progress: &mut dyn FnMut(&Progress)) -> Result<Summary, Error> {
@@ -304,6 +303,7 @@ impl Session<'_> {
         if now >= self.due.losses {
             self.due.losses = now + LOSS_INTERVAL_NS;
             self.note_losses(now);
+            self.note_clock();
             self.look_for_the_dead();
         }
         if now >= self.due.roll {
@@ -326,6 +326,11 @@ impl Session<'_> {
         for what in self.sampler.take_problems() {
             self.problem(what);
         }
+    }
+
+    /// About once a second: that is how long a clock may be wrong without being seen.
+    fn note_clock(&mut self) {
+        clocks::note(&mut self.manifest.clocks, clock_pair());
     }
 
     fn note_losses(&mut self, now: i64) -> Vec<window::Reading> {
@@ -384,12 +389,12 @@ impl Session<'_> {
         }
         self.flush_probes(false);
         self.drain();
+        self.note_clock();
+        self.manifest.window.closed_ns = Some(monotonic_ns());
+        self.manifest.window.next_closing_ns = Some(self.due.roll);
         if self.flight.is_some() {
             self.turn();
             return;
-        }
-        if self.manifest.clocks.len() < MAX_CLOCKS {
-            self.manifest.clocks.push(clock_pair());
         }
         self.manifest.targets = self.processes.listed().to_vec();
         let measured = self.bpf_time.measured(&self.probes, monotonic_ns());

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use record_support::{bpf_works, compile, faults_of};
 
-/// Kills in the test; `scripts/lib/kill-test` makes more of them, with the analysis.
+/// Kills in the test; `scripts/reliability` makes more of them, with the analysis.
 const KILLS: u32 = 10;
 /// The latest moment of a kill after the start of the process.
 const LATEST: Duration = Duration::from_secs(3);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mtrace_formats::capture::{Capture, Manifest, ProbeStatus, State, Target, TriggerCount};
+use mtrace_formats::capture::{Capture, ClockPair, Manifest, ProbeStatus, State, Target, TriggerCount};
 use mtrace_formats::tables::{ProcessEvent, ProcessEventKind};
 
 use crate::load::{FaultRow, NONE, Tables};
@@ -177,6 +177,7 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
         frames_named: tables.symbols.named(),
         faults_charged: (charged, all),
         faults_timed: (timed, all),
+        clock_settings: clock_settings(m),
         clock_error_ns: m.clocks.iter().map(|c| c.error_ns).max(),
     }
 }
@@ -202,31 +203,53 @@ fn accounts(m: &Manifest) -> Vec<(String, u64, u64, u64)> {
     m.accounts.iter().map(|a| (a.probe.clone(), a.seen, a.written, lost(a))).collect()
 }
 
-/// Losses by probe and reason, with the stretch in which they fell. What only the accounts know (the table could not be
-/// written, segments could not be read) is added for the whole capture.
+/// Losses by probe and reason, each with the stretches in which they fell: intervals that follow one another are one. What
+/// only the accounts know (the table could not be written, segments could not be read) is added for the whole capture.
 fn losses(m: &Manifest, tables: &Tables) -> Vec<(String, String, u64, i64, i64)> {
     const UNREADABLE: &str = "segment_unreadable";
-    let mut by: BTreeMap<(&str, &str), (u64, i64, i64)> = BTreeMap::new();
+    /// Number, begin, end.
+    type Stretches = Vec<(u64, i64, i64)>;
+    let mut by: BTreeMap<(&str, &str), Stretches> = BTreeMap::new();
+    // In the order of time.
     for l in &tables.losses {
         let end = l.ts + l.dur;
-        let e = by.entry((&l.probe, l.reason.name())).or_insert((0, l.ts, end));
-        *e = (e.0.saturating_add(l.count), e.1.min(l.ts), e.2.max(end));
+        let stretches = by.entry((&l.probe, l.reason.name())).or_default();
+        match stretches.last_mut() {
+            Some((n, _, last)) if l.ts <= *last => (*n, *last) = (n.saturating_add(l.count), end.max(*last)),
+            _ => stretches.push((l.count, l.ts, end)),
+        }
     }
     let (start, end) = span(m, tables);
     for a in &m.accounts {
         for (reason, lost) in a.lost.iter().chain(&a.incomplete) {
-            let e = by.entry((&a.probe, reason)).or_insert((0, start, end));
-            e.0 = e.0.max(*lost);
+            let stretches = by.entry((&a.probe, reason)).or_default();
+            let known = stretches.iter().fold(0_u64, |sum, s| sum.saturating_add(s.0));
+            if *lost > known {
+                stretches.push((lost - known, start, end));
+            }
         }
         let read = tables.rows.iter().find(|(table, _)| *table == a.table).map_or(0, |(_, n)| *n);
         if m.state == State::Complete && read < a.written {
-            by.insert((&a.probe, UNREADABLE), (a.written - read, start, end));
+            by.insert((&a.probe, UNREADABLE), vec![(a.written - read, start, end)]);
         }
     }
-    by.retain(|_, (n, ..)| *n > 0);
-    by.into_iter()
+    let of = by.into_iter().flat_map(|(key, stretches)| stretches.into_iter().map(move |s| (key, s)));
+    of.filter(|(_, s)| s.0 > 0)
         .map(|((probe, reason), (n, first, last))| (probe.to_owned(), reason.to_owned(), n, first, last))
         .collect()
+}
+
+/// When the wall clock was set: from one pair to the next, and by how much.
+fn clock_settings(m: &Manifest) -> Vec<(i64, i64, i64)> {
+    /// By more, if the clocks were read without an error: as in the recorder.
+    const SET_NS: i64 = 1_000_000;
+    let distance = |c: &ClockPair| c.realtime_ns.saturating_sub(c.monotonic_ns);
+    let step = |w: &[ClockPair]| {
+        let by = distance(&w[1]).saturating_sub(distance(&w[0]));
+        let error = w[0].error_ns.saturating_add(w[1].error_ns).saturating_add(SET_NS);
+        (by.unsigned_abs() > error.unsigned_abs()).then_some((w[0].monotonic_ns, w[1].monotonic_ns, by))
+    };
+    m.clocks.windows(2).filter_map(step).collect()
 }
 
 fn not_checked(m: &Manifest, tables: &Tables, replay: &Replay) -> Vec<String> {
@@ -251,4 +274,39 @@ fn not_checked(m: &Manifest, tables: &Tables, replay: &Replay) -> Vec<String> {
     }
     out.push("pages that appear without a fault (MAP_POPULATE, MADV_POPULATE, get_user_pages)".to_owned());
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mtrace_formats::capture::Account;
+    use mtrace_formats::tables::{Loss, LossReason};
+
+    #[test]
+    fn losses_are_shown_where_they_fell() {
+        let loss = |ts, count| Loss { ts, dur: 10, probe: "faults".to_owned(), reason: LossReason::RingFull, count };
+        let tables = Tables { losses: vec![loss(0, 1), loss(10, 2), loss(100, 4)], ..Tables::default() };
+        let mut m = Manifest::default();
+        (m.window.start_ns, m.window.end_ns) = (Some(0), Some(200));
+        let row = |n, from, to| ("faults".to_owned(), "ring_full".to_owned(), n, from, to);
+        assert_eq!(losses(&m, &tables), [row(3, 0, 20), row(4, 100, 110)]);
+        // What only the account knows may have fallen anywhere.
+        let lost = BTreeMap::from([("ring_full".to_owned(), 12)]);
+        m.accounts = vec![Account { probe: "faults".to_owned(), lost, ..Account::default() }];
+        assert_eq!(losses(&m, &tables), [row(3, 0, 20), row(4, 100, 110), row(5, 0, 200)]);
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_is_told_from_one_that_is_read_late() {
+        let pair = |monotonic_ns, distance, error_ns| ClockPair {
+            monotonic_ns,
+            realtime_ns: monotonic_ns + distance,
+            error_ns,
+        };
+        let m = Manifest {
+            clocks: vec![pair(1, 0, 100), pair(2, 1_500_000, 900_000), pair(3, -20_000_000_000, 100)],
+            ..Manifest::default()
+        };
+        assert_eq!(clock_settings(&m), [(2, 3, -20_001_500_000)]);
+    }
 }

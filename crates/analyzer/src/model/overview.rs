@@ -153,7 +153,7 @@ pub struct FlameGraph {
 pub struct Trust {
     /// Replay against the snapshots.
     pub replay: Vec<ReplayCertificate>,
-    /// Losses: (probe, reason, count, first ts, last ts).
+    /// Losses: (probe, reason, count, begin, end), one for each stretch of time in which events were lost.
     pub losses: Vec<(String, String, u64, i64, i64)>,
     /// Probes, ran or not, and what an absent one hides.
     pub probes: Vec<ProbeFact>,
@@ -179,6 +179,9 @@ pub struct Trust {
     pub faults_charged: (u64, u64),
     /// Faults with a service time, of all faults.
     pub faults_timed: (u64, u64),
+    /// The wall clock was set while recording: (after, before, by how much), ns. Times of day follow the clock as it was at
+    /// the begin of the capture.
+    pub clock_settings: Vec<(i64, i64, i64)>,
     /// Error of the monotonic/realtime pairs, ns; null if there is none.
     pub clock_error_ns: Option<i64>,
 }

@@ -351,6 +351,11 @@ impl TrustSummary {
         if !analysis.facts.capture.complete {
             self.bad.push("the recorder was killed before it closed the capture".to_owned());
         }
+        if !trust.clock_settings.is_empty() {
+            let n = format::counted(trust.clock_settings.len() as u64, "time", "times");
+            self.bad
+                .push(format!("the wall clock was set {n} while recording: times of day follow it as it was before"));
+        }
         if !trust.damage.is_empty() {
             self.bad
                 .push(format!("capture damaged in {}", format::counted(trust.damage.len() as u64, "place", "places")));

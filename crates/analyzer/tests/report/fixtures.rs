@@ -123,6 +123,7 @@ fn trust() -> Trust {
         frames_named: (18_804, 18_811),
         faults_charged: (58_114, 58_114),
         faults_timed: (58_114, 58_114),
+        clock_settings: Vec::new(),
         clock_error_ns: Some(140),
         ..Trust::default()
     }

@@ -59,7 +59,7 @@ pub struct Manifest {
     /// The machine.
     #[serde(default)]
     pub host: Host,
-    /// Pairs of CLOCK_MONOTONIC and CLOCK_REALTIME, at the start and at each manifest update.
+    /// Pairs of CLOCK_MONOTONIC and CLOCK_REALTIME: the first, the last, and those around each setting of the latter.
     #[serde(default)]
     pub clocks: Vec<ClockPair>,
     /// When what happened.
@@ -178,6 +178,10 @@ pub struct Window {
     pub attach_begin_ns: Option<i64>,
     /// All probes were attached: events are complete from here.
     pub start_ns: Option<i64>,
+    /// The segments were closed last: rows of what was seen up to here are in closed segments.
+    pub closed_ns: Option<i64>,
+    /// When they were to be closed again: a recorder that is killed leaves nothing of the time between.
+    pub next_closing_ns: Option<i64>,
     /// Recording stopped; null if the recorder was killed.
     pub end_ns: Option<i64>,
     /// Why it stopped: "target exited", "duration", "max size", "max events", "signal", …

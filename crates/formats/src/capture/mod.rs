@@ -6,6 +6,7 @@
 mod flight;
 mod manifest;
 mod pack;
+mod place;
 mod reader;
 mod writer;
 
@@ -15,5 +16,6 @@ pub use manifest::{
     RecorderCost, SCHEMA, SchemaVersion, SegmentInfo, State, Target, Window,
 };
 pub use pack::{is_packed, pack};
+pub use place::Place;
 pub use reader::{Capture, SegmentRef, Skipped};
 pub use writer::{CaptureWriter, TableWriter};

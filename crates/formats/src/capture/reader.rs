@@ -85,10 +85,7 @@ impl Capture {
             }
         };
         if manifest.state == State::Recording {
-            problems.push(
-                "the recorder did not come to its end: symbols, the last seconds and the final accounting may be missing"
-                    .to_owned(),
-            );
+            problems.push(unfinished(&manifest));
         }
         Ok(Self { path: path.to_path_buf(), manifest, problems, segments })
     }
@@ -233,6 +230,22 @@ fn list_directory(dir: &Path, problems: &mut Vec<String>) -> Result<BTreeMap<Str
         }
     }
     Ok(found)
+}
+
+/// What a recorder that was killed cannot have written.
+fn unfinished(m: &Manifest) -> String {
+    let seconds = |from: i64, to: i64| to.saturating_sub(from).max(0) as f64 / 1e9;
+    let w = &m.window;
+    let what = "the recorder did not come to its end";
+    match (w.start_ns, w.closed_ns, w.next_closing_ns) {
+        (Some(start), Some(closed), Some(next)) => format!(
+            "{what}: rows are complete up to {:.2} s after its begin, when segments were closed last; at most {:.2} s \
+             after that are missing (the next closing was due then), and symbols and the final accounting",
+            seconds(start, closed),
+            seconds(closed, next)
+        ),
+        _ => format!("{what}: symbols, the last seconds and the final accounting may be missing"),
+    }
 }
 
 /// Opens a regular file: a FIFO in its place would hold the analysis up for ever.

@@ -16,6 +16,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::manifest::{MANIFEST_FILE, Manifest, SegmentInfo};
+use super::place::Place;
 use crate::table::{Encoding, Row, RowBuilder as _};
 use crate::{Error, Result};
 
@@ -26,7 +27,7 @@ const ROW_GROUP_ROWS: usize = 128 * 1024;
 
 /// Writes a capture directory.
 pub struct CaptureWriter {
-    dir: PathBuf,
+    place: Arc<Place>,
     tables: BTreeMap<&'static str, (TypeId, Box<dyn AnyTable>)>,
     closed: Vec<SegmentInfo>,
 }
@@ -37,11 +38,11 @@ impl CaptureWriter {
     /// # Errors
     /// [`Error::Exists`] if anything is there already, a dangling symbolic link included; [`Error::Io`] otherwise.
     pub fn create(dir: &Path) -> Result<Self> {
-        match create_dir_private(dir) {
-            Ok(()) => Ok(Self { dir: dir.to_path_buf(), tables: BTreeMap::new(), closed: Vec::new() }),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::Exists { path: dir.to_path_buf() }),
-            Err(e) => Err(Error::io("create the capture directory", dir, e)),
-        }
+        create_dir_private(dir).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::Exists { path: dir.to_path_buf() },
+            _ => Error::io("create the capture directory", dir, e),
+        })?;
+        Ok(Self { place: Arc::new(Place::open(dir)?), tables: BTreeMap::new(), closed: Vec::new() })
     }
 
     /// As [`CaptureWriter::create`], with a first manifest in it: there is no moment in which the directory exists
@@ -63,13 +64,20 @@ impl CaptureWriter {
             let _ = fs::remove_dir_all(&tmp);
             return Err(e);
         }
-        writer.dir = dir.to_path_buf();
+        if let Some(place) = Arc::get_mut(&mut writer.place) {
+            place.renamed(dir);
+        }
         Ok(writer)
     }
 
-    /// The directory.
+    /// The directory's name, for people and for readers.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.place.name()
+    }
+
+    /// The directory itself, for those who write into it as well.
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
     }
 
     /// The writer of one table.
@@ -77,7 +85,7 @@ impl CaptureWriter {
         let entry = self
             .tables
             .entry(R::NAME)
-            .or_insert_with(|| (TypeId::of::<R>(), Box::new(TableWriter::<R>::new(&self.dir))));
+            .or_insert_with(|| (TypeId::of::<R>(), Box::new(TableWriter::<R>::new(&self.place))));
         match entry.1.as_any().downcast_mut() {
             Some(table) => table,
             // Two row types under one table name cannot get past the registry's test.
@@ -90,7 +98,7 @@ impl CaptureWriter {
     /// # Errors
     /// As [`TableWriter::push`].
     pub fn push<R: Row>(&mut self, row: R) -> Result<()> {
-        self.table::<R>().push(row)
+        self.table::<R>().push(row).map_err(|e| self.place.named(e))
     }
 
     /// Closes the open segment of every table and puts the manifest on disk.
@@ -117,7 +125,7 @@ impl CaptureWriter {
             match table.close_segment() {
                 Ok(Some(segment)) => self.closed.push(segment),
                 Ok(None) => {}
-                Err(e) => first = first.and(Err(e)),
+                Err(e) => first = first.and(Err(self.place.named(e))),
             }
         }
         manifest.segments.clone_from(&self.closed);
@@ -139,22 +147,22 @@ impl CaptureWriter {
     ///
     /// # Errors
     /// [`Error::Io`] with the segment that could not be had.
-    pub fn adopt(&mut self, capture: &Path, segments: &[SegmentInfo]) -> Result<()> {
+    pub fn adopt(&mut self, capture: &Place, segments: &[SegmentInfo]) -> Result<()> {
         for s in segments {
-            let folder = self.dir.join(&s.table);
+            let folder = self.place.join(&s.table);
             match create_dir_private(&folder) {
                 Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                    return Err(Error::io("create", &folder, e));
+                    return Err(self.place.named(Error::io("create", &folder, e)));
                 }
                 _ => {}
             }
-            let (from, to) = (capture.join(&s.table).join(&s.file), folder.join(&s.file));
+            let (from, to) = (capture.join(Path::new(&s.table).join(&s.file)), folder.join(&s.file));
             fs::hard_link(&from, &to)
                 .or_else(|_| {
                     let mut copy = private_file().create_new(true).open(&to)?;
                     std::io::copy(&mut File::open(&from)?, &mut copy).map(|_| ())
                 })
-                .map_err(|e| Error::io("take over", &from, e))?;
+                .map_err(|e| capture.named(Error::io("take over", &from, e)))?;
             self.closed.push(s.clone());
         }
         Ok(())
@@ -175,8 +183,8 @@ impl CaptureWriter {
     /// # Errors
     /// [`Error::Io`]; the previous manifest stays.
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
-        let tmp = self.dir.join("manifest.json.tmp");
-        let file = create_file_private(&tmp)?;
+        let tmp = self.place.join("manifest.json.tmp");
+        let file = create_file_private(&tmp).map_err(|e| self.place.named(e))?;
         let written = self.write_manifest_into(manifest, &file, &tmp);
         if written.is_err() {
             remove_with_space(&tmp);
@@ -190,14 +198,14 @@ impl CaptureWriter {
     /// # Errors
     /// As [`CaptureWriter::write_manifest`].
     pub fn write_manifest_into(&self, manifest: &Manifest, mut file: &File, file_path: &Path) -> Result<()> {
-        let path = self.dir.join(MANIFEST_FILE);
+        let path = self.place.join(MANIFEST_FILE);
         let text = manifest.to_json()?;
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.write_all(&text))
             .and_then(|()| file.set_len(text.len() as u64))
             .and_then(|()| file.sync_data())
-            .map_err(|e| Error::io("write", file_path, e))?;
-        fs::rename(file_path, &path).map_err(|e| Error::io("rename into place", &path, e))
+            .map_err(|e| self.place.named(Error::io("write", file_path, e)))?;
+        fs::rename(file_path, &path).map_err(|e| self.place.named(Error::io("rename into place", &path, e)))
     }
 
     /// Rows written so far, by table.
@@ -250,6 +258,8 @@ trait AnyTable: Send {
 /// Writes the segments of one table.
 pub struct TableWriter<R: Row> {
     dir: PathBuf,
+    /// The folder is there, made by us.
+    made: bool,
     builder: R::Builder,
     segment: Option<Segment>,
     next: u32,
@@ -315,9 +325,10 @@ impl std::io::Write for WatchedFile {
 }
 
 impl<R: Row> TableWriter<R> {
-    fn new(capture: &Path) -> Self {
+    fn new(capture: &Place) -> Self {
         Self {
             dir: capture.join(R::NAME),
+            made: false,
             builder: R::Builder::default(),
             segment: None,
             next: 1,
@@ -365,11 +376,9 @@ impl<R: Row> TableWriter<R> {
     }
 
     fn open_segment(&mut self) -> Result<Segment> {
-        match create_dir_private(&self.dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::io("create", &self.dir, e));
-            }
-            _ => {}
+        if !self.made {
+            create_dir_private(&self.dir).map_err(|e| Error::io("create", &self.dir, e))?;
+            self.made = true;
         }
         let path = self.dir.join(format!("{:06}.parquet.tmp", self.next));
         let file = create_file_private(&path)?;

@@ -55,8 +55,6 @@ struct scratch {
 	u64 last_image;
 	u64 last_top;
 	u64 records;
-	u64 unreadable;	      /* a frame pointer whose memory could not be read, see is_unreadable */
-	u64 unreadable_times; /* that it came since */
 	u64 window_addr; /* part of a user stack, read at once */
 	u64 window_words;
 	u64 window[WINDOW_WORDS];
@@ -241,14 +239,6 @@ static __always_inline bool open_window(struct scratch *s, u64 addr)
 	return false;
 }
 
-/* Where the C library uses the frame pointer for something else, the walk ends at an address that nothing is mapped at,
- * each time with a page fault of the kernel: as much as the fault that is recorded. So such an address is tried again only
- * now and then. A stack that could be read on meanwhile ends early, nothing wrong is in it. */
-static __always_inline bool is_unreadable(struct scratch *s, u64 bp)
-{
-	return bp == s->unreadable && ++s->unreadable_times & 63;
-}
-
 /* The word on top of the stack if it follows a call instruction, else 0. Stale return addresses pass too: whether the
  * function has a frame is for user space to say. */
 static __always_inline u64 return_address_on_top(struct scratch *s, u32 image)
@@ -289,12 +279,8 @@ __noinline __attribute__((unused)) u64 take_stack(u64 pid_tgid, u32 image, u64 i
 			break;
 		at = (bp - s->window_addr) >> 3;
 		if (at + 1 >= s->window_words) {
-			if (is_unreadable(s, bp))
+			if (!open_window(s, bp))
 				break;
-			if (!open_window(s, bp)) {
-				s->unreadable = bp;
-				break;
-			}
 			at = 0;
 		}
 		/* Again, for the verifier: it does not follow the comparison through the subtraction. */

@@ -76,7 +76,7 @@ impl Session<'_> {
         super::output::check_way(&self.options.output)?;
         let mut writer = self.create(&manifest, &fired)?;
         let sink = self.sink.borrow();
-        writer.adopt(sink.writer.dir(), &selected.segments)?;
+        writer.adopt(sink.writer.place(), &selected.segments)?;
         let stacks = sink.stacks.used_since(selected.first_period);
         let images = self.processes.images.only(stacks.all().iter().map(|s| s.image));
         let files = sink.files.rows(selected.first_period);

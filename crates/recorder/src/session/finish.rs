@@ -10,7 +10,7 @@ use crate::Summary;
 use crate::accounts;
 use crate::cost::BpfMeasured;
 use crate::error::Error;
-use crate::host::{clock_pair, monotonic_ns};
+use crate::host::monotonic_ns;
 use crate::target::launch::Exit;
 
 /// Programs that run on another CPU while they are detached need a moment to end.
@@ -44,7 +44,7 @@ impl Session<'_> {
         }
         self.note_limits();
         self.resolve_names();
-        self.manifest.clocks.push(clock_pair());
+        self.note_clock();
         self.manifest.targets = self.processes.listed().to_vec();
         self.close(costs, exit)
     }

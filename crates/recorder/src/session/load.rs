@@ -71,7 +71,7 @@ impl Loaded {
                 | Attach::GoReturns(_)
                 | Attach::JvmProbe { .. } => continue,
                 Attach::BySection | Attach::OnTrial | Attach::WithFunction(_) => find(&self.object, program.name)
-                    .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| e.to_string())),
+                    .and_then(|p| p.attach().map(|l| vec![l]).map_err(|e| format!("{e:#}"))),
                 Attach::SoftwareEvent(config) => {
                     find(&self.object, program.name).and_then(|p| attach_everywhere(&p, config))
                 }
@@ -305,7 +305,7 @@ fn find<'a>(object: &'a Object, name: &str) -> Result<ProgramMut<'a>, String> {
 
 fn load_variant(probe: &dyn Probe, variant: &Variant, shared: &SharedMaps) -> Result<Object, String> {
     let said = LibbpfWords::begin();
-    let with_words = |e: libbpf_rs::Error, said: LibbpfWords| format!("{e}{}", said.end());
+    let with_words = |e: libbpf_rs::Error, said: LibbpfWords| format!("{e:#}{}", said.end());
     let mut open = match ObjectBuilder::default().name(probe.name()).and_then(|b| b.open_memory(probe.object())) {
         Ok(open) => open,
         Err(e) => return Err(with_words(e, said)),
@@ -394,7 +394,7 @@ fn attach_on(program: &ProgramMut<'_>, config: u64, cpu: i32) -> Result<Link, St
     program.attach_perf_event(raw).map_err(|e| {
         // SAFETY: libbpf owns the descriptor only where it made a link of it.
         drop(unsafe { OwnedFd::from_raw_fd(raw) });
-        format!("CPU {cpu}: {e}")
+        format!("CPU {cpu}: {e:#}")
     })
 }
 

@@ -7,9 +7,10 @@
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use mtrace_formats::capture::{CaptureWriter, Manifest};
+use mtrace_formats::capture::{CaptureWriter, Manifest, Place};
 use mtrace_formats::{Error, Result};
 
 /// Beside twice the manifest as it is: the first segments, targets and problems of a recording that just began.
@@ -18,6 +19,7 @@ const SLACK_BYTES: u64 = 64 * 1024;
 /// A file that holds disk space until the manifest is written into it.
 #[derive(Debug)]
 pub(crate) struct Reserve {
+    place: Arc<Place>,
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -28,16 +30,16 @@ impl Reserve {
     ///
     /// # Errors
     /// If there is no such room; then nothing is left.
-    pub(crate) fn new(capture: &Path) -> Result<Self> {
+    pub(crate) fn new(place: &Arc<Place>) -> Result<Self> {
         use std::os::unix::fs::OpenOptionsExt as _;
-        let path = capture.join("reserve.tmp");
+        let path = place.join("reserve.tmp");
         let file = File::options()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .map_err(|e| Error::io("create", &path, e))?;
-        let mut reserve = Self { path, file, bytes: 0 };
+            .map_err(|e| place.named(Error::io("create", &path, e)))?;
+        let mut reserve = Self { place: Arc::clone(place), path, file, bytes: 0 };
         reserve.hold(SLACK_BYTES)?;
         Ok(reserve)
     }
@@ -65,7 +67,7 @@ impl Reserve {
             return Ok(());
         }
         allocate(&self.file, self.bytes, bytes)
-            .map_err(|e| Error::io("keep room for the manifest in", &self.path, e))?;
+            .map_err(|e| self.place.named(Error::io("keep room for the manifest in", &self.path, e)))?;
         self.bytes = bytes;
         Ok(())
     }
@@ -122,7 +124,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let writer = CaptureWriter::create(&dir.path().join("a.mtrace")).unwrap();
         let mut manifest = Manifest::default();
-        let mut reserve = Reserve::new(writer.dir()).unwrap();
+        let mut reserve = Reserve::new(writer.place()).unwrap();
         reserve.follow(&manifest).unwrap();
         let held = std::fs::metadata(writer.dir().join("reserve.tmp")).unwrap().len();
         manifest.problems.push(Problem { ts: None, what: "x".repeat(60_000) });
@@ -138,9 +140,11 @@ mod tests {
     #[test]
     fn a_room_that_is_not_used_goes_away() {
         let dir = tempfile::tempdir().unwrap();
-        let mut reserve = Reserve::new(dir.path()).unwrap();
+        let writer = CaptureWriter::create(&dir.path().join("a.mtrace")).unwrap();
+        let mut reserve = Reserve::new(writer.place()).unwrap();
         reserve.follow(&Manifest::default()).unwrap();
+        assert_eq!(std::fs::read_dir(writer.dir()).unwrap().count(), 1);
         drop(reserve);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(writer.dir()).unwrap().count(), 0);
     }
 }

@@ -153,7 +153,7 @@ fn begin<'a>(
     writer: CaptureWriter,
     cost: CostMeter,
 ) -> Result<Session<'a>, Error> {
-    let reserve = Reserve::new(writer.dir())?;
+    let reserve = Reserve::new(writer.place())?;
     let triggers = options.flight.as_ref().map_or(&[][..], |f| &f.triggers);
     let watches = Watches::open(triggers)?;
     let fault_cost = plan.fault_probe().map(|p| crate::calibrate::fault_cost(p, options.faults));

@@ -11,6 +11,8 @@ use crate::report::{Error, format};
 
 pub(super) const SECTION: Section = Section { id: "address-space", title: "Address space", render };
 
+/// Processes shown: a capture may hold thousands of them.
+const SPACES: usize = 20;
 /// Owners listed.
 const OWNERS: usize = 20;
 /// Failed calls listed.
@@ -25,6 +27,7 @@ struct View {
     more_failed: usize,
     unseen: &'static str,
     spaces: Vec<SpaceView>,
+    more_spaces: usize,
 }
 
 struct FailedView {
@@ -59,11 +62,17 @@ struct Strip {
 
 fn render(context: &Context<'_>) -> Result<Html, Error> {
     let failed = &context.analysis.facts.failed_calls;
+    let all = &context.analysis.facts.address_spaces;
+    let mapped = |s: &AddressSpace| s.owners.iter().fold(0_u64, |sum, o| sum.saturating_add(o.mapped_bytes));
+    // The main process comes first in the list and stays, whatever it mapped.
+    let main = all.first().map(|s| s.pid);
+    let spaces = shared::heaviest(all, SPACES, |s| if Some(s.pid) == main { u64::MAX } else { mapped(s) });
     let view = View {
         failed: failed.iter().take(FAILED).map(|f| failed_call(f, context.zero_ns)).collect(),
         more_failed: failed.len().saturating_sub(FAILED),
         unseen: context.unseen(),
-        spaces: context.analysis.facts.address_spaces.iter().map(|s| space(s, context)).collect(),
+        more_spaces: all.len() - spaces.len(),
+        spaces: spaces.into_iter().map(|s| space(s, context)).collect(),
     };
     Ok(Html::from_markup(view.render()?))
 }

@@ -13,6 +13,8 @@ use crate::report::{Error, format};
 
 pub(super) const SECTION: Section = Section { id: "faults", title: "Faults", render };
 
+/// Kinds shown, each of one process: a capture may hold thousands of processes.
+const KINDS: usize = 60;
 /// Groups listed.
 const GROUPS: usize = 20;
 /// Groups whose stacks are shown.
@@ -22,6 +24,7 @@ const GROUP_STACKS: usize = 5;
 #[template(path = "sections/faults.html")]
 struct View {
     kinds: Vec<KindView>,
+    more_kinds: usize,
     groups: Vec<GroupView>,
     more_groups: usize,
     window: Option<String>,
@@ -71,8 +74,11 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
     let faults = &context.analysis.facts.faults;
     let churn = &context.analysis.facts.churn.groups;
     let window = context.analysis.facts.ledgers.first().map(|l| l.window.name.clone());
+    let kinds = shared::heaviest(&faults.kinds, KINDS, |k| k.faults);
+    let buckets = shared_buckets(&kinds);
     let view = View {
-        kinds: faults.kinds.iter().map(|k| kind(k, &shared_buckets(&faults.kinds))).collect(),
+        more_kinds: faults.kinds.len() - kinds.len(),
+        kinds: kinds.into_iter().map(|k| kind(k, &buckets)).collect(),
         groups: faults.groups.iter().take(GROUPS).enumerate().map(|(i, g)| group(i, g, window.as_deref())).collect(),
         more_groups: faults.groups.len().saturating_sub(GROUPS),
         window,
@@ -111,7 +117,7 @@ fn filled(h: &LatencyHistogram) -> Range<usize> {
 }
 
 /// The same buckets for all kinds, so that their charts can be compared.
-fn shared_buckets(kinds: &[FaultKindTotals]) -> Range<usize> {
+fn shared_buckets(kinds: &[&FaultKindTotals]) -> Range<usize> {
     let ranges = kinds.iter().map(|k| filled(&k.latency)).filter(|r| !r.is_empty());
     ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0)
 }

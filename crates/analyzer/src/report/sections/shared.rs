@@ -29,6 +29,15 @@ pub(super) fn location_or(loc: Option<&CodeLocation>, unknown: &str) -> Html {
     loc.map_or_else(|| Html::text(unknown), location)
 }
 
+/// The `max` heaviest items, in the order that they have.
+pub(super) fn heaviest<T>(all: &[T], max: usize, weight: impl Fn(&T) -> u64) -> Vec<&T> {
+    let mut by_weight: Vec<usize> = (0..all.len()).collect();
+    by_weight.sort_by_key(|i| std::cmp::Reverse(weight(&all[*i])));
+    by_weight.truncate(max);
+    by_weight.sort_unstable();
+    by_weight.into_iter().map(|i| &all[i]).collect()
+}
+
 /// A name, or a sentence that marks its names itself.
 pub(super) fn name_or_sentence(text: &str) -> Html {
     if text.contains('`') { Html::rich(text) } else { Html::name(text) }

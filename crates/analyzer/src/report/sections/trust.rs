@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::{Context, Section};
+use super::{Context, Section, shared};
 use crate::model::{Analysis, CaptureFacts, FidelityFact, ProbeFact, ProcessFact, ReplayCertificate, Trust};
 use crate::report::escape::Html;
 use crate::report::summary::{self, TrustSummary};
@@ -12,9 +12,8 @@ pub(super) const SECTION: Section = Section { id: "trust", title: "Trust", rende
 
 /// Rows of a list of losses or damages.
 const ROWS: usize = 60;
-
-/// Rows of the table of processes.
-const MAX_PROCESSES: usize = 100;
+/// Processes listed.
+const PROCESSES: usize = 200;
 
 #[derive(Template)]
 #[template(path = "sections/trust.html")]
@@ -34,7 +33,7 @@ struct View {
     host: Vec<(&'static str, String)>,
     recorder: Vec<(&'static str, String)>,
     processes: Vec<ProcessView>,
-    processes_left_out: usize,
+    more_processes: usize,
     rows: Vec<(String, String)>,
 }
 
@@ -96,6 +95,8 @@ struct ProcessView {
 fn render(context: &Context<'_>) -> Result<Html, Error> {
     let analysis = context.analysis;
     let (trust, zero) = (&analysis.facts.trust, context.zero_ns);
+    let all = &analysis.facts.capture.processes;
+    let processes = shared::heaviest(all, PROCESSES, |p| p.faults.saturating_add(p.memory_calls));
     let view = View {
         summary: TrustSummary::new(analysis),
         replay: trust.replay.iter().map(|r| replay(r, zero)).collect(),
@@ -111,10 +112,13 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
             .collect(),
         damage: trust.damage.iter().take(ROWS).map(|d| Html::rich(d)).collect(),
         more_damage: trust.damage.len().saturating_sub(ROWS),
-        host: host(&analysis.facts.capture, trust.clock_error_ns),
+        host: host(&analysis.facts.capture, trust.clock_error_ns)
+            .into_iter()
+            .chain((!trust.clock_settings.is_empty()).then(|| ("wall clock", clock(trust, zero))))
+            .collect(),
         recorder: recorder(analysis),
-        processes: processes(&analysis.facts.capture.processes),
-        processes_left_out: analysis.facts.capture.processes.len().saturating_sub(MAX_PROCESSES),
+        more_processes: all.len() - processes.len(),
+        processes: processes.into_iter().map(process).collect(),
         rows: analysis.facts.capture.rows.iter().map(|(table, n)| (table.clone(), format::count(*n))).collect(),
     };
     Ok(Html::from_markup(view.render()?))
@@ -190,6 +194,17 @@ fn probes(probes: &[ProbeFact]) -> Vec<ProbeView> {
     sorted.into_iter().map(view).collect()
 }
 
+/// How the wall clock was set.
+fn clock(trust: &Trust, zero: i64) -> String {
+    let one = |(after, before, by): &(i64, i64, i64)| {
+        let way = if *by < 0 { "back" } else { "ahead" };
+        let by = format::duration(by.saturating_abs());
+        format!("{by} {way}, between {} and {}", format::offset(*after, zero), format::offset(*before, zero))
+    };
+    let all: Vec<String> = trust.clock_settings.iter().take(ROWS).map(one).collect();
+    format!("was set {}; times of day follow it as it was before", all.join("; "))
+}
+
 fn host(c: &CaptureFacts, clock_error_ns: Option<i64>) -> Vec<(&'static str, String)> {
     let unknown = || "unknown".to_owned();
     vec![
@@ -233,15 +248,6 @@ fn recorder(analysis: &Analysis) -> Vec<(&'static str, String)> {
         ("faults with a service time", part(trust.faults_timed)),
         ("frames with a name", part(trust.frames_named)),
     ]
-}
-
-/// Those with most events, by pid: a whole host has thousands.
-fn processes(all: &[ProcessFact]) -> Vec<ProcessView> {
-    let mut shown: Vec<&ProcessFact> = all.iter().collect();
-    shown.sort_by_key(|p| std::cmp::Reverse(p.faults.saturating_add(p.memory_calls)));
-    shown.truncate(MAX_PROCESSES);
-    shown.sort_by_key(|p| p.pid);
-    shown.into_iter().map(process).collect()
 }
 
 fn bpf_time(trust: &Trust, length: f64) -> String {
