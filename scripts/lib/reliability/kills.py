@@ -11,7 +11,7 @@ LATE_NS = 2_000_000_000
 
 def full_rate(lab, outcome):
     """kill -9 of the recorder within 3 s of recording; the target does nothing but page faults"""
-    for i in range(lab.runs(40, 6)):
+    for i in range(lab.runs(30, 4)):
         mode = ("runs", "every")[i % 2]
         recorder = lab.record(f"--faults={mode}", "--", lab.services / "faultloop", 16, 1000000)
         recorder.until_recording()
@@ -32,7 +32,7 @@ def go_service(lab, outcome):
 def during_attach(lab, outcome):
     """kill -9 within the time that the start takes: the host is looked at, probes are loaded and attached"""
     start_takes = None
-    for _ in range(lab.runs(20, 4)):
+    for _ in range(lab.runs(12, 3)):
         recorder = lab.record("--", lab.services / "faultloop", 16, 1000000)
         if start_takes is None:
             recorder.until_recording()
@@ -44,7 +44,7 @@ def during_attach(lab, outcome):
 def during_finish(lab, outcome):
     """kill -9 after Ctrl-C, within the time that the end takes: names are resolved, the books are closed"""
     closed, end_takes = 0, None
-    for _ in range(lab.runs(15, 3)):
+    for _ in range(lab.runs(10, 3)):
         recorder = lab.record("--", lab.services / "coldstart", "-addr", "127.0.0.1:0", "-cache-mib", 16)
         recorder.until_recording()
         time.sleep(0.6)

@@ -12,7 +12,7 @@ def little_memory(lab, outcome):
     codes = {}
     # The program is mapped whole before it can say anything.
     program = os.path.getsize(lab.mtrace) >> 20
-    for mib in (program + more for more in (2, 8, 16, 24, 32, 48, 64, 100, 200, 300)):
+    for mib in (program + more for more in (2, 8, 16, 32, 64, 300)):
         outcome.runs += 1
         recorder = lab.record(
             "--faults=every", "--", "sh", "-c", f"ulimit -v unlimited; exec {lab.services}/faultloop 16 100 random",
