@@ -165,6 +165,37 @@ class Bench:
             cpu = ((cost["cpu_user_ns"] or 0) + (cost["cpu_system_ns"] or 0)) / written
             self.row(f"recorder's CPU time, {what}", f"{cpu:,.0f} ns a fault", "start and end included", "-")
 
+    def paced(self, rate=120_000, seconds=10):
+        """The recorder's own CPU time and memory at a steady rate of faults that continue no run."""
+        for mode in ("runs", "every"):
+            capture = self.work / "paced.mtrace"
+            shutil.rmtree(capture, ignore_errors=True)
+            run([self.args.mtrace, "record", "--faults", mode, "-o", capture, "--", self.args.pace, rate, seconds])
+            manifest = json.loads((capture / "manifest.json").read_text())
+            window, cost = manifest["window"], manifest["cost"]
+            length = window["end_ns"] - window["start_ns"]
+            account = next(x for x in manifest["accounts"] if x["probe"] == "faults")
+            lost = sum(account["lost"].values())
+            what = f"recorder at {account['seen'] / length * 1e9:,.0f} events/s, --faults={mode}"
+            share = cost["cpu_recording_ns"] / length
+            self.row(f"{what}: CPU", f"{share:.1%} of a core", f"{lost:,} lost", "at most 5% at 120,000/s")
+            rss = (cost["rss_peak_recording_bytes"] - cost["ring_bytes"]) / 2**20
+            self.row(f"{what}: peak RSS less its ring", f"{rss:.0f} MiB", "-", "at most 64 MiB")
+
+    def budget(self):
+        """What a budget leaves: the loop's time beside the untraced one, and the recorder's own account of it."""
+        loop = [f"{self.args.services}/faultloop", MIB, 4 * ROUNDS, "seq"]
+        for percent in ("3%", "0.1%"):
+            capture, ratios = self.work / "budget.mtrace", []
+            for _ in range(self.args.runs):
+                shutil.rmtree(capture, ignore_errors=True)
+                base = self.ns(loop)
+                ratios.append(self.ns([self.args.mtrace, "record", "--budget", percent, "-o", capture, "--", *loop]) / base)
+            target = json.loads((capture / "manifest.json").read_text())["targets"][0]
+            what = f"fault loop with `--budget {percent}`, {target['rusage_minor_faults']:,} faults"
+            value = f"{median(ratios) - 1:+.1%} wall time"
+            self.row(what, value, "the first 0.1 s at full fidelity included", "within the noise of the budget")
+
     def analyze(self, capture):
         w, a = self.work, self.args
         perf_wall, mtrace, rss, decode, rows = [], [], [], [], 0
@@ -216,13 +247,15 @@ class Bench:
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("mtrace", "decode", "floor", "services", "work"):
+    for name in ("mtrace", "decode", "floor", "pace", "services", "work"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--clean-builds", action="store_true")
     args = parser.parse_args()
     bench = Bench(args)
     bench.record()
+    bench.paced()
+    bench.budget()
     for row in Switches(args.mtrace, f"{args.services}/wakeups", bench.work).rows(args.runs):
         bench.row(*row)
     bench.analyze(bench.work / "every.mtrace")

@@ -265,7 +265,9 @@ def prometheus(args, work):
         table.exact(f"GC {event}", events[event], len(traces), "GODEBUG=gctrace=1")
     table.exact("cycles in the report", len(report["gc"]["cycles"]), len(traces), "GODEBUG=gctrace=1")
     memory = capture.rows("go_memory")
-    assists = [m for m in memory if m["event"] == "mark_assist"]
+    assists = [m for m in memory if m["event"] == "mark_assist" and m["dur"] is not None]
+    incomplete = capture.account("go_memory")["incomplete"]
+    table.exact("Go functions whose entry was not seen", incomplete.get("no_start", 0), 0, "every return has one")
     ignored = capture.account("go_memory")["ignored"].get("below_minimum_ns", 0)
     ours = (sum(m["dur"] for m in assists) + ignored) / 1e6
     theirs = sum(float(re.search(r"clock, [^/+]+\+([^/]+)/", line)[1]) for line in traces)

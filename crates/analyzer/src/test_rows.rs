@@ -58,6 +58,7 @@ pub(crate) fn fault(ts: i64, pid: u32, addr: u64, code: u32, stack: u32) -> Faul
         error_code: Some(code),
         kind: FaultKind::Minor,
         stack_id: Some(stack),
+        weight: Some(1),
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Record memory calls, page faults, GC and pressure of a process into a capture (Linux, root)
     #[cfg(all(feature = "record", target_os = "linux"))]
-    Record(RecordArgs),
+    Record(Box<RecordArgs>),
     /// Turn a capture into a report (no privilege, no target binaries, any OS)
     #[cfg(feature = "analyze")]
     Analyze(AnalyzeArgs),
@@ -164,13 +164,21 @@ pub(crate) struct RecordArgs {
     /// Page faults that take at least so long have a row of their own in any mode; at most 4s
     #[arg(long, value_name = "TIME", default_value = "100us", value_parser = slow_fault)]
     pub(crate) slow_fault: Duration,
+    /// Record one page fault of N, chosen by a throw of the dice for each; a power of two up to 32768. Estimates stay
+    /// unbiased, and the kernel's own exact counts are kept beside them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = power_of_two, conflicts_with = "budget")]
+    pub(crate) sample_faults: u32,
+    /// The CPU time that recording may add, as a share of what the targets use (of one CPU where they use less): page
+    /// faults are sampled (1 of 4, 16, 64) or only counted while it would be more; the report says when
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) budget: Option<f64>,
     /// Off-CPU intervals shorter than this are counted, not written
     #[arg(long, value_name = "TIME", default_value = "20us", value_parser = duration)]
     pub(crate) off_cpu_min: Duration,
     /// File and network calls written per process; the rest is counted [default: 200000; without a limit with --ring]
     #[arg(long, value_name = "N")]
     pub(crate) io_calls: Option<u64>,
-    /// Switch a probe off (repeatable): memory_calls, refusals, faults, reclaims, gc_events, io_calls, off_cpu, process_events
+    /// Switch a probe off (repeatable): memory_calls, refusals, faults, fault_counts, reclaims, gc_events, io_calls, off_cpu, process_events
     #[arg(long, value_name = "PROBE")]
     pub(crate) without: Vec<String>,
     /// Leave a launched command running when the recording ends first
@@ -217,6 +225,22 @@ pub(crate) struct PackArgs {
     /// File to create; must not exist [default: CAPTURE.tar]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn power_of_two(text: &str) -> Result<u32, String> {
+    let n = text.parse().ok().filter(|n: &u32| n.is_power_of_two() && *n <= 1 << 15);
+    n.ok_or_else(|| "expected a power of two up to 32768".to_owned())
+}
+
+/// `3%` or `0.5%`, as a share.
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|n| n.trim().parse::<f64>().ok());
+    match number {
+        Some(n) if n > 0.0 && n <= 100.0 => Ok(n / 100.0),
+        _ => Err("expected a share above 0% and up to 100%, such as 3% or 0.5%".to_owned()),
+    }
 }
 
 /// A service time within a batch is kept in 32 bits of ns.

@@ -20,6 +20,7 @@ fn fault(i: u64) -> Fault {
         error_code: (!i.is_multiple_of(7)).then_some(6),
         kind: if i.is_multiple_of(100) { FaultKind::Major } else { FaultKind::Minor },
         stack_id: (!i.is_multiple_of(50)).then_some(7),
+        weight: Some(1),
     }
 }
 

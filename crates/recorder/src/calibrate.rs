@@ -34,8 +34,6 @@ const RING_BYTES: usize = 1 << 20;
 /// In plain words, why it could not be measured: the recording goes on without it.
 pub(crate) fn fault_cost(probe: &'static dyn Probe, faults: FaultMode) -> Result<FaultCost, String> {
     let mut looper = Looper::start().map_err(|e| format!("failed to start the calibration loop: {e}"))?;
-    let ask =
-        |looper: &mut Looper, order| looper.round(order).map_err(|e| format!("the calibration loop ended early: {e}"));
     let shared = SharedMaps::create(RING_BYTES, 16).map_err(|e| e.to_string())?;
     let config = Config { next_image: 2, slow_fault_ns: u64::MAX, ..Config::default() };
     shared.configure(&config).map_err(|e| e.to_string())?;
@@ -51,10 +49,10 @@ pub(crate) fn fault_cost(probe: &'static dyn Probe, faults: FaultMode) -> Result
     })
     .map_err(|e| e.to_string())?;
     let ring = ring.build().map_err(|e| e.to_string())?;
-    shared.add_target(looper.pid, 1, false).map_err(|e| e.to_string())?;
     let orders: &[Order] =
         if faults == FaultMode::Runs { &[Order::Sequential, Order::Scattered] } else { &[Order::Sequential] };
     let mut best = [Best::default(); 2];
+    let mut passed_by = i64::MAX;
     for _ in 0..PASSES {
         for (order, best) in orders.iter().zip(&mut best) {
             for _ in 0..ROUNDS {
@@ -62,6 +60,10 @@ pub(crate) fn fault_cost(probe: &'static dyn Probe, faults: FaultMode) -> Result
             }
         }
         loaded.attach()?;
+        for _ in 0..ROUNDS {
+            passed_by = passed_by.min(ask(&mut looper, Order::Sequential)?);
+        }
+        shared.add_target(looper.pid, 1, false).map_err(|e| e.to_string())?;
         for (order, best) in orders.iter().zip(&mut best) {
             for _ in 0..ROUNDS {
                 seen.set((0, 0));
@@ -71,6 +73,7 @@ pub(crate) fn fault_cost(probe: &'static dyn Probe, faults: FaultMode) -> Result
                 best.see(recorded, seen.get());
             }
         }
+        shared.remove_target(looper.pid);
         loaded.detach();
     }
     let pages = PAGES as i64;
@@ -83,7 +86,12 @@ pub(crate) fn fault_cost(probe: &'static dyn Probe, faults: FaultMode) -> Result
         recorded_ns: sequential.recorded / pages,
         service_ns: sequential.service / sequential.faults,
         single_adds_ns: (scattered.faults > 0).then(|| (scattered.recorded - scattered.untraced).max(0) / pages),
+        passed_by_ns: Some((passed_by - sequential.untraced).max(0) / pages),
     })
+}
+
+fn ask(looper: &mut Looper, order: Order) -> Result<i64, String> {
+    looper.round(order).map_err(|e| format!("the calibration loop ended early: {e}"))
 }
 
 /// In which order a round touches its pages.

@@ -20,6 +20,7 @@ pub struct CostMeter {
     system_ns: Option<u64>,
     recording_peak: Option<u64>,
     recording_end_ns: Option<i64>,
+    recording_cpu: (Option<u64>, Option<u64>),
     /// What a fault costs on this host, if it was measured.
     pub(crate) fault: Option<FaultCost>,
 }
@@ -28,30 +29,57 @@ impl CostMeter {
     /// Starts the account. Make it when the recorder starts, before probes are loaded.
     pub fn start() -> Self {
         let (user_ns, system_ns) = own_cpu().unzip();
-        Self { user_ns, system_ns, recording_peak: None, recording_end_ns: None, fault: None }
+        Self {
+            user_ns,
+            system_ns,
+            recording_peak: None,
+            recording_end_ns: None,
+            recording_cpu: (None, None),
+            fault: None,
+        }
+    }
+
+    /// Notes that the targets run and everything is attached.
+    pub fn recording_began(&mut self) {
+        self.recording_cpu.0 = own_cpu().map(|(user, system)| user + system);
     }
 
     /// Notes the end of recording: what follows (symbols, closing files) is accounted apart.
     pub fn recording_ended(&mut self) {
         self.recording_peak = rss_peak_bytes();
+        self.recording_cpu.1 = own_cpu().map(|(user, system)| user + system);
         self.recording_end_ns = Some(monotonic_ns());
     }
 
     /// The account so far; `ring_bytes` and the programs' times are the caller's to know.
-    pub fn report(&self, ring_bytes: Option<u64>, bpf: Vec<BpfCost>) -> RecorderCost {
+    pub fn report(&self, ring_bytes: Option<u64>, bpf: BpfMeasured) -> RecorderCost {
         let (user, system) = own_cpu().unzip();
         let since = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         RecorderCost {
             cpu_user_ns: since(user, self.user_ns),
             cpu_system_ns: since(system, self.system_ns),
+            cpu_recording_ns: since(self.recording_cpu.1, self.recording_cpu.0),
             rss_peak_bytes: rss_peak_bytes(),
             rss_peak_recording_bytes: self.recording_peak,
             ring_bytes,
             finish_ns: self.recording_end_ns.map(|end| monotonic_ns().saturating_sub(end).unsigned_abs()),
             fault: self.fault,
-            bpf,
+            bpf: bpf.programs,
+            bpf_sampled_ns: bpf.sampled_ns,
+            bpf_estimated_ns: bpf.estimated_ns,
         }
     }
+}
+
+/// The time in the BPF programs, as far as it was measured.
+#[derive(Debug, Default)]
+pub struct BpfMeasured {
+    /// By program.
+    pub programs: Vec<BpfCost>,
+    /// How long it was measured; `None` if it was not.
+    pub sampled_ns: Option<u64>,
+    /// All programs, over the whole recording.
+    pub estimated_ns: Option<u64>,
 }
 
 /// User and system CPU time of this process, ns.

@@ -12,15 +12,17 @@ fn cpu_and_memory_are_accounted_from_the_start() {
     while begin.elapsed() < Duration::from_millis(60) {
         x = std::hint::black_box(x.wrapping_mul(3));
     }
+    meter.recording_began();
     meter.recording_ended();
     let block = std::hint::black_box(vec![1u8; 64 << 20]);
-    let cost = meter.report(Some(7), Vec::new());
+    let cost = meter.report(Some(7), BpfMeasured::default());
     drop(block);
     // Half of it where other tests take the CPU away.
     assert!(cost.cpu_user_ns.unwrap() + cost.cpu_system_ns.unwrap() > 20_000_000, "{cost:?}");
     assert!(cost.rss_peak_bytes.unwrap() > 64 << 20, "{cost:?}");
     assert!(cost.rss_peak_recording_bytes.unwrap() > 0);
     assert!(cost.finish_ns.unwrap() > 0);
+    assert!(cost.cpu_recording_ns.unwrap() < cost.cpu_user_ns.unwrap() + cost.cpu_system_ns.unwrap());
     assert_eq!(cost.ring_bytes, Some(7));
     assert!(cpu_share(&cost, begin.elapsed()).unwrap() > 0.0);
     assert_eq!(cpu_share(&cost, Duration::ZERO), None);
@@ -28,7 +30,7 @@ fn cpu_and_memory_are_accounted_from_the_start() {
 
 #[test]
 fn finishing_is_not_measured_before_it_began() {
-    let cost = CostMeter::start().report(None, Vec::new());
+    let cost = CostMeter::start().report(None, BpfMeasured::default());
     assert_eq!((cost.finish_ns, cost.rss_peak_recording_bytes, cost.ring_bytes), (None, None, None));
 }
 

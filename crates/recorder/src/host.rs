@@ -156,6 +156,11 @@ pub fn page_size() -> Option<u64> {
     positive_sysconf(libc::_SC_PAGESIZE)
 }
 
+/// Units of the CPU times in /proc/PID/stat, per second.
+pub(crate) fn clock_ticks() -> Option<u64> {
+    positive_sysconf(libc::_SC_CLK_TCK)
+}
+
 fn positive_sysconf(name: i32) -> Option<u64> {
     // SAFETY: no pointers.
     u64::try_from(unsafe { libc::sysconf(name) }).ok().filter(|v| *v > 0)

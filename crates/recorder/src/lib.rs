@@ -107,6 +107,12 @@ pub struct Options {
     pub faults: FaultMode,
     /// Faults that take at least so long have a row of their own in any mode; at most 4 s.
     pub slow_fault: Duration,
+    /// Of so many page faults one is recorded, chosen by a throw of the dice for each: a power of two up to 32,768; 1: all.
+    /// With a budget 1.
+    pub fault_weight: u32,
+    /// The CPU time that recording may add, as a share (0.03: 3 %) of what the targets use, or of one CPU where they use
+    /// less; page faults are sampled or only counted where it would be more. `None`: no bound.
+    pub budget: Option<f64>,
     /// Shorter off-CPU intervals are only counted.
     pub off_cpu_min: Duration,
     /// File and network calls recorded per process. A flight recorder has a bound already: give it `u64::MAX`.
@@ -134,6 +140,8 @@ impl Options {
             segment_interval: Duration::from_secs(5),
             faults: FaultMode::default(),
             slow_fault: Duration::from_micros(100),
+            fault_weight: 1,
+            budget: None,
             off_cpu_min: Duration::from_micros(20),
             io_calls_per_process: 200_000,
             without: Vec::new(),

@@ -10,7 +10,7 @@ use crate::error::{Error, kernel};
 /// `struct mt_config` and `struct mt_target` of bpf/wire.h; `struct scratch` of bpf/mtrace.bpf.h.
 const CONFIG_BYTES: u32 = 40;
 const TARGET_BYTES: u32 = 24;
-const SCRATCH_BYTES: u32 = 6 * 8 + 65 * 8 + (24 + 8 + 8 + 128 * 8) + (24 + 3 * 8 + 32 * 16);
+const SCRATCH_BYTES: u32 = 8 * 8 + 65 * 8 + (24 + 8 + 8 + 128 * 8) + (24 + 3 * 8 + 32 * 16);
 /// `EPOCHS` of bpf/mtrace.bpf.h.
 const EPOCHS: u32 = 4096;
 /// Targets at a time, unless more are asked for.

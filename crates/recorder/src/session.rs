@@ -1,7 +1,10 @@
 //! One recording from beginning to end: start the target, drain the ring, close the capture.
 
+mod bpf_time;
+mod budget;
 mod clocks;
 mod dump;
+mod fidelity;
 mod files;
 mod finish;
 mod flight;
@@ -30,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
 use mtrace_formats::capture::{Manifest, Problem};
-use mtrace_formats::tables::{RuntimeKind, SnapshotReason};
+use mtrace_formats::tables::{FaultCountAt, RuntimeKind, SnapshotReason};
 
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
@@ -93,6 +96,9 @@ struct Session<'a> {
     sampler: Sampler,
     losses: LossMeter,
     cost: CostMeter,
+    bpf_time: bpf_time::BpfTime,
+    /// Where there is a budget.
+    keeper: Option<fidelity::Keeper>,
     reserve: reserve::Reserve,
     /// Processes that ended: when, pid, image.
     ended: VecDeque<(i64, u32, u32)>,
@@ -292,6 +298,8 @@ impl Session<'_> {
             self.due.sample = now + nanoseconds(self.options.sample_interval);
             self.sample(now, false);
         }
+        self.bpf_time.tick(now);
+        self.keep_budget(now);
         if now >= self.due.losses {
             self.due.losses = now + LOSS_INTERVAL_NS;
             self.note_losses(now);
@@ -389,7 +397,8 @@ impl Session<'_> {
             return;
         }
         self.manifest.targets = self.processes.listed().to_vec();
-        self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), Vec::new());
+        let measured = self.bpf_time.measured(&self.probes, monotonic_ns());
+        self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), measured);
         self.fill_reports();
         let room = self.reserve.follow(&self.manifest);
         let mut sink = self.sink.borrow_mut();
@@ -424,6 +433,7 @@ impl Session<'_> {
             self.processes.snapshot(pid, SnapshotReason::End, &mut sink);
         }
         self.sample(monotonic_ns(), true);
+        self.note_fault_counts(FaultCountAt::End);
         if self.options.leave_running {
             return;
         }

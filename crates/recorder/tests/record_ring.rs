@@ -364,7 +364,9 @@ fn the_ring_stays_within_its_size_at_full_load() {
     let summary = fly(&options, |p| {
         most = most.max(bytes_below(&ring));
         rss = rss.max(rss_kib());
-        p.elapsed >= Duration::from_secs(seconds)
+        // On a busy machine it takes longer to fill.
+        let turns = || Capture::open(&ring).is_ok_and(|c| !flight(&c).dropped_rows.is_empty());
+        p.elapsed >= Duration::from_secs(seconds) && (turns() || p.elapsed > Duration::from_secs(120))
     });
     let capture = dump(&summary, 0);
     let f = flight(&capture);

@@ -419,10 +419,10 @@ fn a_recording_ends_below_its_size_and_at_its_number_of_events() {
         }
         (summary.end_reason, capture, options.output)
     };
-    let (end, _, output) = try_it("size.mtrace", |o| o.max_bytes = Some(3 << 20));
+    let (end, _, output) = try_it("size.mtrace", |o| o.max_bytes = Some(1 << 20));
     let bytes = disk_bytes(&output);
     assert_eq!(end, "max size");
-    assert!(((3 << 19)..=(3 << 20)).contains(&bytes), "{bytes}");
+    assert!(((1 << 19)..=(1 << 20)).contains(&bytes), "{bytes}");
 
     let (end, capture, _) = try_it("events.mtrace", |o| o.max_events = Some(5000));
     assert_eq!(end, "max events");

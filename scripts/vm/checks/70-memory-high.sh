@@ -12,7 +12,7 @@ guest() {
         # The pause: the group is sampled before anything happens in it.
         # shellcheck disable=SC2086 # a list of words
         MTRACE_VARIANTS="throttles=$variant" mtrace record -o "$name.mtrace" --sample-interval 100ms $without -- \
-            sh -c 'echo $$ > "$0"; sleep 0.3; exec leak 3 10 6' "/sys/fs/cgroup/$name/cgroup.procs"
+            sh -c 'echo $$ > "$0"; sleep 1; exec leak 3 10 6' "/sys/fs/cgroup/$name/cgroup.procs"
         cat "/sys/fs/cgroup/$name/memory.events" > "$name.events"
         cat "/sys/fs/cgroup/$name/memory.pressure" > "$name.pressure"
     done

@@ -6,7 +6,7 @@ guest() {
     mkdir /sys/fs/cgroup/swap
     echo 16M > /sys/fs/cgroup/swap/memory.max
     mtrace record -o swap.mtrace --sample-interval 100ms -- \
-        sh -c 'echo $$ > /sys/fs/cgroup/swap/cgroup.procs; sleep 0.3; exec churn 24 3 keep'
+        sh -c 'echo $$ > /sys/fs/cgroup/swap/cgroup.procs; sleep 1; exec churn 24 3 keep'
     cat /sys/fs/cgroup/swap/memory.events > events
     cat /sys/fs/cgroup/swap/memory.pressure > pressure
     cat /sys/fs/cgroup/swap/memory.stat > stat

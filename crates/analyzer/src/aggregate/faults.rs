@@ -359,6 +359,7 @@ mod tests {
             shape: NONE,
             pid,
             tid: pid,
+            weight: 1,
             stack,
             error_code: 6,
             map_stack: stack % 2,

@@ -20,6 +20,7 @@ pub(crate) fn page_ranges(first: u64, stride: i32, count: u32, mut each: impl Fn
     let n = u64::from(count.max(1));
     let page = |i: u64| first.wrapping_add_signed(i64::from(stride).wrapping_mul(i as i64));
     match stride {
+        0 => each(first, first.saturating_add(1)),
         1 => each(first, first.saturating_add(n)),
         -1 => each(page(n - 1), first.saturating_add(1)),
         _ => (0..n).for_each(|i| each(page(i), page(i).saturating_add(1))),

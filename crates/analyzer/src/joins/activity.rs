@@ -96,8 +96,10 @@ pub(crate) fn threads(rows: &Rows<'_>) -> Threads {
         for (row, f) in run {
             let end = f.ts + f.wall_ns();
             last = last.max(end);
+            // What a sampled one stands for is laid behind each other: cut off, the estimate would be too small.
+            let late = if f.weight > 1 { list.last().map_or(0, |l| (l.end - f.ts).max(0)) } else { 0 };
             if f.dur > 0 {
-                push(list, f.ts, end, *row);
+                push(list, f.ts + late, end + late, *row);
             }
         }
         see(run[0].1.tid, run[0].1.ts, last);

@@ -144,8 +144,9 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
     damage.append(&mut replay.problems);
     for a in &m.accounts {
         let read = tables.rows.iter().find(|(table, _)| *table == a.table).map_or(0, |(_, n)| *n);
-        // `process_events` also holds rows that user space added.
-        if m.state == State::Complete && read > a.written && a.table != "process_events" {
+        // These also hold rows that user space added.
+        let added = ["process_events", "fault_counts"].contains(&a.table.as_str());
+        if m.state == State::Complete && read > a.written && !added {
             damage.push(format!(
                 "table `{}` has {read} rows, the recorder wrote {}: a segment is there twice, or comes from elsewhere",
                 a.table, a.written
@@ -169,6 +170,9 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
             .cpu_user_ns
             .or(m.cost.cpu_system_ns)
             .map(|_| cost(m.cost.cpu_user_ns).saturating_add(cost(m.cost.cpu_system_ns))),
+        bpf_ns: m.cost.bpf_estimated_ns,
+        bpf_sampled_ns: m.cost.bpf_sampled_ns,
+        fidelity: super::fidelity::intervals(&tables.fidelity, &tables.fault_counts),
         recorder_rss_bytes: m.cost.rss_peak_bytes,
         frames_named: tables.symbols.named(),
         faults_charged: (charged, all),
@@ -203,7 +207,9 @@ fn accounts(m: &Manifest) -> Vec<(String, u64, u64, u64)> {
 /// only the accounts know (the table could not be written, segments could not be read) is added for the whole capture.
 fn losses(m: &Manifest, tables: &Tables) -> Vec<(String, String, u64, i64, i64)> {
     const UNREADABLE: &str = "segment_unreadable";
-    let mut by: BTreeMap<(&str, &str), Vec<(u64, i64, i64)>> = BTreeMap::new();
+    /// Number, begin, end.
+    type Stretches = Vec<(u64, i64, i64)>;
+    let mut by: BTreeMap<(&str, &str), Stretches> = BTreeMap::new();
     // In the order of time.
     for l in &tables.losses {
         let end = l.ts + l.dur;
@@ -227,11 +233,10 @@ fn losses(m: &Manifest, tables: &Tables) -> Vec<(String, String, u64, i64, i64)>
             by.insert((&a.probe, UNREADABLE), vec![(a.written - read, start, end)]);
         }
     }
-    let named = |((probe, reason), stretches): ((&str, &str), Vec<(u64, i64, i64)>)| {
-        let row = move |(n, first, last)| (probe.to_owned(), reason.to_owned(), n, first, last);
-        stretches.into_iter().filter(|s| s.0 > 0).map(row).collect::<Vec<_>>()
-    };
-    by.into_iter().flat_map(named).collect()
+    let of = by.into_iter().flat_map(|(key, stretches)| stretches.into_iter().map(move |s| (key, s)));
+    of.filter(|(_, s)| s.0 > 0)
+        .map(|((probe, reason), (n, first, last))| (probe.to_owned(), reason.to_owned(), n, first, last))
+        .collect()
 }
 
 /// When the wall clock was set: from one pair to the next, and by how much.

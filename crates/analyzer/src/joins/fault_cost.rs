@@ -23,11 +23,10 @@ pub(crate) fn charge(split: &mut Split, cost: FaultCost) {
     let on_cpu = split.ledger.wall_ns(LedgerCategory::OnCpu);
     let faults_signed = i64::try_from(faults).unwrap_or(i64::MAX);
     let around = cost.untraced_ns.saturating_sub(cost.service_ns).clamp(0, MAX_AROUND_NS).saturating_mul(faults_signed);
-    let recording = cost
-        .recorded_ns
-        .saturating_sub(cost.untraced_ns.max(cost.service_ns))
-        .clamp(0, MAX_RECORDING_NS)
-        .saturating_mul(faults_signed);
+    let recording = cost.recorded_ns.saturating_sub(cost.untraced_ns.max(cost.service_ns)).clamp(0, MAX_RECORDING_NS);
+    let sampled = i64::try_from(split.sampled_faults.min(faults)).unwrap_or(i64::MAX);
+    let passed_by = cost.passed_by_ns.map_or(recording, |ns| ns.clamp(0, recording));
+    let recording = recording.saturating_mul(faults_signed - sampled).saturating_add(passed_by.saturating_mul(sampled));
     // Of those with a row of their own the difference comes on top.
     let singles = i64::try_from(split.single_faults.min(faults)).unwrap_or(i64::MAX);
     let single_adds = cost.single_adds_ns.map_or(0, |ns| {
@@ -91,8 +90,13 @@ mod tests {
     use crate::model::{Ledger, LedgerWindow};
     use std::collections::BTreeMap;
 
-    const COST: FaultCost =
-        FaultCost { untraced_ns: 2_000, recorded_ns: 3_000, service_ns: 1_200, single_adds_ns: None };
+    const COST: FaultCost = FaultCost {
+        untraced_ns: 2_000,
+        recorded_ns: 3_000,
+        service_ns: 1_200,
+        single_adds_ns: None,
+        passed_by_ns: None,
+    };
 
     fn split(on_cpu: i64) -> Split {
         let row = |category, wall_ns, count| LedgerRow { category, wall_ns, count, top: None };
@@ -118,6 +122,7 @@ mod tests {
         let rows = vec![row(LedgerCategory::OnCpu, on_cpu, None), row(LedgerCategory::Faults, 120_000, Some(100))];
         Split {
             single_faults: 100,
+            sampled_faults: 0,
             overlays: BTreeMap::new(),
             ledger: Ledger { window, pid: 1, rows, path_measured_ns: None, critical_threads: Vec::new() },
             shares: vec![
@@ -152,6 +157,15 @@ mod tests {
     }
 
     #[test]
+    fn faults_that_were_not_chosen_cost_less() {
+        let mut s = split(500_000);
+        s.single_faults = 0;
+        s.sampled_faults = 100;
+        charge(&mut s, FaultCost { passed_by_ns: Some(300), ..COST });
+        assert_eq!(s.ledger.wall_ns(LedgerCategory::Recorder), 100 * 300);
+    }
+
+    #[test]
     fn faults_with_a_row_of_their_own_cost_the_recorder_more() {
         let mut s = split(900_000);
         s.single_faults = 10;
@@ -163,7 +177,16 @@ mod tests {
     #[test]
     fn a_measurement_that_makes_no_sense_moves_nothing() {
         let mut s = split(90_000);
-        charge(&mut s, FaultCost { untraced_ns: 1_000, recorded_ns: 900, service_ns: 1_200, single_adds_ns: None });
+        charge(
+            &mut s,
+            FaultCost {
+                untraced_ns: 1_000,
+                recorded_ns: 900,
+                service_ns: 1_200,
+                single_adds_ns: None,
+                passed_by_ns: None,
+            },
+        );
         assert_eq!(walls(&s), [120_000, 0, 90_000]);
         assert!(s.ledger.window.assumptions.is_empty());
     }

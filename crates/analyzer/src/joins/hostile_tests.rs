@@ -75,6 +75,7 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             error_code: option,
             kind: pick(FaultKind::ALL, k),
             stack_id: option,
+            weight: option,
         }),
         2 => w.push(GcEvent { ts, pid, tid, event: pick(GcEventKind::ALL, k), reason: option }),
         3 => w.push(ProcessEvent {

@@ -40,6 +40,8 @@ pub(crate) struct Split {
     pub(crate) shares: Vec<LedgerShare>,
     /// Faults with a row of their own, where others were added up in runs.
     pub(crate) single_faults: u64,
+    /// Faults that sampled ones stand for: most of them only passed the probe by.
+    pub(crate) sampled_faults: u64,
     /// Wall time of stalls on the critical path, by overlay and row of its table.
     pub(crate) overlays: ByOverlay<BTreeMap<u32, i64>>,
     /// Wall time of refaults by the functions of releaser and toucher.
@@ -104,6 +106,7 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
     Split {
         shares: sums.shares(placed),
         single_faults: sums.single_faults(),
+        sampled_faults: sums.sampled_faults(),
         overlays,
         refaults: sums.refaults(),
         ledger: Ledger {
@@ -365,6 +368,12 @@ impl Sums<'_> {
                 Some(most.map_or_else(|| UNTIL_PROCESS.to_owned(), |(pid, _)| format!("{UNTIL_PROCESS} ({pid})")))
             }
         }
+    }
+
+    fn sampled_faults(&self) -> u64 {
+        let of_faults = self.pieces.iter().filter(|p| p.category == LedgerCategory::Faults);
+        let sampled = |p: &&Piece| self.sources.faults.get(p.row as usize).is_some_and(|f| f.weight > 1);
+        of_faults.filter(sampled).map(|p| self.events(p)).sum()
     }
 
     fn single_faults(&self) -> u64 {

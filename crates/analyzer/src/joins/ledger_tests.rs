@@ -35,6 +35,7 @@ fn fault(tid: u32, ts: i64, dur: i64) -> FaultRow {
         shape: NONE,
         pid: PID,
         tid,
+        weight: 1,
         stack: NONE,
         error_code: 6,
         map_stack: NONE,

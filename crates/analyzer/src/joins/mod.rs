@@ -9,6 +9,7 @@ mod facts;
 mod failed_calls;
 mod fault_cost;
 mod faults;
+mod fidelity;
 mod flame;
 mod forks;
 mod gc;
@@ -50,6 +51,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
     let span = facts::span(manifest, &tables);
     let page_size = manifest.host.page_size_bytes.filter(|p| p.is_power_of_two() && *p >= 4096).unwrap_or(PAGE_SIZE);
     let mut replay = replay::replay(&mut tables, page_size, span);
+    load::apply_weights(&mut tables.faults, &mut tables.shapes);
     let by_pid = by_process(&tables);
     let gc = gc_timings(&by_pid, span.1);
     let off_cpu = facts::table_measured(manifest, "off_cpu", tables.off_cpu.len());

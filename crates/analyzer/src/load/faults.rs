@@ -33,6 +33,8 @@ pub struct FaultRow {
     pub pid: u32,
     /// Thread.
     pub tid: u32,
+    /// Faults that each one stands for, see `load/weights.rs`; 1 unless it was sampled.
+    pub weight: u32,
     /// User stack of the toucher; [`NONE`] if there is none.
     pub stack: u32,
     /// x86 #PF error code; [`NONE`] if not seen.
@@ -143,6 +145,14 @@ impl Shape {
         })
     }
 
+    /// So many faults with the same service time.
+    pub fn of_equal(dur: i64, count: u32) -> Self {
+        let mut histogram = [0; FAULT_BUCKETS];
+        let bucket = (0..FAULT_BUCKETS).find(|b| dur < Self::limits(*b).1).unwrap_or(FAULT_BUCKETS - 1);
+        histogram[bucket] = count;
+        Self { min: dur, max: dur, histogram }
+    }
+
     /// Cuts off the first `head` of `count` faults, in proportion in every bucket.
     pub fn split(&self, head: u32, count: u32) -> (Self, Self) {
         let (mut a, mut b) = (*self, *self);
@@ -174,6 +184,7 @@ impl From<Fault> for FaultRow {
             shape: NONE,
             pid: f.pid,
             tid: f.tid,
+            weight: weight(f.weight),
             stack: f.stack_id.unwrap_or(NONE),
             error_code: f.error_code.unwrap_or(NONE),
             map_stack: NONE,
@@ -183,6 +194,13 @@ impl From<Fault> for FaultRow {
             major: f.kind == FaultKind::Major,
         }
     }
+}
+
+/// A recorder's weights are at most this.
+const MAX_WEIGHT: u32 = 1 << 15;
+
+fn weight(of_row: Option<u32>) -> u32 {
+    of_row.unwrap_or(1).clamp(1, MAX_WEIGHT)
 }
 
 /// A run as a row and its service times; `None` for one that no recorder writes.
@@ -205,6 +223,7 @@ pub(super) fn run_row(r: &FaultRun) -> Option<(FaultRow, Shape)> {
         shape: NONE,
         pid: r.pid,
         tid: r.tid,
+        weight: weight(r.weight),
         stack: r.stack_id.unwrap_or(NONE),
         error_code: r.error_code,
         map_stack: NONE,

@@ -7,18 +7,20 @@
 
 mod faults;
 mod read;
+mod weights;
 
 use std::collections::BTreeMap;
 
 use mtrace_formats::capture::Capture;
 use mtrace_formats::tables::{
-    Fault, FaultRun, FileRow, Frame, GcEvent, GoMemory, IoCall, JvmEvent, LockWait, Loss, MapRow, MemoryCall, OffCpu,
-    OomKill, ProcessEvent, Reclaim, Refusal, RuntimeSetting, Sample, SocketRow, Throttle,
+    Fault, FaultCount, FaultRun, Fidelity, FileRow, Frame, GcEvent, GoMemory, IoCall, JvmEvent, LockWait, Loss, MapRow,
+    MemoryCall, OffCpu, OomKill, ProcessEvent, Reclaim, Refusal, RuntimeSetting, Sample, SocketRow, Throttle,
 };
 
 use crate::symbols::SymbolTable;
 pub use faults::{FaultRow, Shape};
 use read::{Notes, Read, clamp, describe, read};
+pub(crate) use weights::apply as apply_weights;
 
 /// "No stack", "no release", "no mapping" in the compact rows.
 pub const NONE: u32 = u32::MAX;
@@ -129,6 +131,10 @@ tables! {
     samples: Sample [at] by |r| r.ts;
     /// Losses.
     losses: Loss [span] by |r| r.ts;
+    /// How faults were recorded.
+    fidelity: Fidelity [span] by |r| r.ts;
+    /// The kernel's own counts of faults.
+    fault_counts: FaultCount [at] by |r| (r.pid, r.ts);
 }
 
 impl Tables {

@@ -26,7 +26,8 @@ pub use finding::{
 pub use gc::{GcCycle, GcPhase, GcPhaseRow, GcTable, StackBytes};
 pub use ledger::{Ledger, LedgerCategory, LedgerRow, LedgerWindow, WindowRequest};
 pub use overview::{
-    Analysis, CaptureFacts, Facts, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate, Trust,
+    Analysis, CaptureFacts, Facts, FidelityFact, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate,
+    Trust,
 };
 pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};

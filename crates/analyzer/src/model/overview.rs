@@ -165,6 +165,12 @@ pub struct Trust {
     pub not_checked: Vec<String>,
     /// CPU time of the recorder while recording; null if unknown.
     pub recorder_cpu_ns: Option<u64>,
+    /// CPU time inside the BPF programs, estimated from a part of the recording; null if it was not measured.
+    pub bpf_ns: Option<u64>,
+    /// How long it was measured.
+    pub bpf_sampled_ns: Option<u64>,
+    /// Intervals in which page faults were sampled or only counted; empty if all were recorded all the time.
+    pub fidelity: Vec<FidelityFact>,
     /// Peak RSS of the recorder; null if unknown.
     pub recorder_rss_bytes: Option<u64>,
     /// Frames with a name, of all frames.
@@ -178,6 +184,19 @@ pub struct Trust {
     pub clock_settings: Vec<(i64, i64, i64)>,
     /// Error of the monotonic/realtime pairs, ns; null if there is none.
     pub clock_error_ns: Option<i64>,
+}
+
+/// An interval in which not all page faults were recorded.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FidelityFact {
+    /// Start.
+    pub from: i64,
+    /// End.
+    pub to: i64,
+    /// Faults that each recorded one stands for; null if they were only counted.
+    pub weight: Option<u32>,
+    /// Faults in it by the kernel's own count; null if that was not read.
+    pub faults: Option<u64>,
 }
 
 /// A probe, for people.

@@ -44,6 +44,7 @@ mod tests {
             shape: NONE,
             pid: 1,
             tid: 1,
+            weight: 1,
             stack: NONE,
             error_code: code,
             map_stack: NONE,

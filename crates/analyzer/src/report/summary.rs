@@ -273,6 +273,7 @@ impl TrustSummary {
         let mut out = Self::default();
         out.replay(&analysis.facts.trust);
         out.losses(&analysis.facts.trust);
+        out.fidelity(&analysis.facts.trust);
         out.coverage(&analysis.facts.trust);
         out.completeness(analysis);
         out
@@ -314,6 +315,18 @@ impl TrustSummary {
             match trust.accounts.is_empty() {
                 true => self.bad.push("no account of what was lost".to_owned()),
                 false => self.good.push("nothing lost".to_owned()),
+            }
+        }
+    }
+
+    fn fidelity(&mut self, trust: &Trust) {
+        let time = |counted: bool| {
+            let of_kind = trust.fidelity.iter().filter(|f| f.weight.is_none() == counted);
+            of_kind.fold(0_i64, |sum, f| sum.saturating_add(f.to.saturating_sub(f.from)))
+        };
+        for (ns, how) in [(time(true), "only counted"), (time(false), "sampled and estimated")] {
+            if ns > 0 {
+                self.bad.push(format!("faults {how} for {}", format::duration(ns)));
             }
         }
     }

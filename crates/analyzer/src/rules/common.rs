@@ -1,7 +1,9 @@
 //! What several rules need: the window that matters, what limits confidence, texts.
 
 use crate::context::Joined;
-use crate::model::{CodeLocation, Confidence, Cost, Evidence, Finding, Ledger, LedgerCategory, LookAlike, RuledOut};
+use crate::model::{
+    CodeLocation, Confidence, Cost, Evidence, FidelityFact, Finding, Ledger, LedgerCategory, LookAlike, RuledOut,
+};
 use crate::units;
 
 /// The ledger of the window that matters most: the first one (windows are ordered by the joins).
@@ -39,19 +41,20 @@ impl Doubt {
 
     /// Looks at what is missing of a probe's events.
     pub(super) fn accounting(&mut self, joined: &Joined, probe: &str) {
-        match missing(joined, probe) {
-            Missing::Nothing { seen } => {
+        match (missing_text(joined, probe), missing(joined, probe)) {
+            (None, Missing::Nothing { seen }) => {
                 self.supported(format!("{} events of `{probe}` seen, none lost", units::count(seen)))
             }
-            Missing::Some { .. } | Missing::Unknown { .. } => {
+            (text, _) => {
                 let level = if is_thin(joined, probe) { Confidence::Low } else { Confidence::Medium };
-                self.at_most(level, missing_text(joined, probe).unwrap_or_default());
+                self.at_most(level, text.unwrap_or_default());
             }
         }
     }
 
-    /// Looks at how many faults the replay could place and time.
+    /// Looks at how many faults the replay could place and time, and whether all of the window were recorded.
     pub(super) fn fault_coverage(&mut self, joined: &Joined) {
+        self.sampled(joined);
         for (what, (part, all)) in
             [("charged to a mapping", joined.facts.trust.faults_charged), ("timed", joined.facts.trust.faults_timed)]
         {
@@ -62,6 +65,14 @@ impl Doubt {
             } else {
                 self.at_most(if share >= 0.9 { Confidence::Medium } else { Confidence::Low }, text);
             }
+        }
+    }
+
+    /// Looks at whether the faults of the window are an estimate.
+    fn sampled(&mut self, joined: &Joined) {
+        if let Some(weight) = of_window(joined).filter_map(|(f, _)| f.weight).max() {
+            let why = format!("faults of the window are estimated from a sample of 1 in {weight}");
+            self.at_most(Confidence::Medium, why);
         }
     }
 
@@ -91,12 +102,14 @@ pub(super) fn place(location: Option<&CodeLocation>) -> String {
 /// The query for number and service time of the faults with a property, over the tables that the capture has.
 pub(super) fn faults_query(joined: &Joined, property: &str) -> String {
     let has = |table: &str| joined.facts.capture.rows.iter().any(|(name, n)| name == table && *n > 0);
-    let single = format!("SELECT count(*) AS n, sum(dur) AS ns FROM 'CAPTURE/faults/*.parquet' WHERE {property}");
+    let sampled = joined.facts.trust.fidelity.iter().any(|f| f.weight.is_some());
+    let (one, times) = if sampled { ("sum(weight)", " * weight") } else { ("count(*)", "") };
+    let single = format!("SELECT {one} AS n, sum(dur{times}) AS ns FROM 'CAPTURE/faults/*.parquet' WHERE {property}");
     if !has("fault_runs") {
         return single;
     }
     format!(
-        "SELECT sum(n), sum(ns) FROM ({single} UNION ALL SELECT sum(count), sum(dur_sum) FROM 'CAPTURE/fault_runs/*.parquet' WHERE {property})"
+        "SELECT sum(n), sum(ns) FROM ({single} UNION ALL SELECT sum(count{times}), sum(dur_sum{times}) FROM 'CAPTURE/fault_runs/*.parquet' WHERE {property})"
     )
 }
 
@@ -160,9 +173,28 @@ pub(super) fn missing(joined: &Joined, probe: &str) -> Missing {
     if rows >= seen { Missing::Nothing { seen } } else { Missing::Some { missing: seen - rows, seen } }
 }
 
+/// The intervals of sampled or only counted faults in the window that matters, with the time of theirs that lies there.
+fn of_window(joined: &Joined) -> impl Iterator<Item = (&FidelityFact, i64)> {
+    let window = main_ledger(joined).map_or((i64::MIN, i64::MAX), |l| (l.window.start_ns, l.window.end_ns));
+    let all = joined.facts.trust.fidelity.iter();
+    all.map(move |f| (f, f.to.min(window.1).saturating_sub(f.from.max(window.0)))).filter(|(_, ns)| *ns > 0)
+}
+
+/// Time of the window that matters in which the recorder only counted faults, to stay within its budget.
+fn only_counted_ns(joined: &Joined, probe: &str) -> i64 {
+    if probe != "faults" {
+        return 0;
+    }
+    of_window(joined).filter(|(f, _)| f.weight.is_none()).fold(0, |sum, (_, ns)| sum.saturating_add(ns))
+}
+
 /// What is missing, in plain words.
 pub(super) fn missing_text(joined: &Joined, probe: &str) -> Option<String> {
-    match missing(joined, probe) {
+    let counted = only_counted_ns(joined, probe);
+    let left_out = (counted > 0).then(|| {
+        format!("for {} of it `{probe}` were only counted, to stay within the budget", units::duration(counted))
+    });
+    let lost = match missing(joined, probe) {
         Missing::Nothing { .. } => None,
         Missing::Some { missing, seen } => {
             Some(format!("{} of {} events of `{probe}` are missing", units::count(missing), units::count(seen)))
@@ -171,11 +203,17 @@ pub(super) fn missing_text(joined: &Joined, probe: &str) -> Option<String> {
             "the recorder was killed: {} events of `{probe}` were read, how many are missing is not known",
             units::count(rows)
         )),
-    }
+    };
+    let both: Vec<String> = left_out.into_iter().chain(lost).collect();
+    (!both.is_empty()).then(|| both.join("; "))
 }
 
 /// True if so much is missing that the absence of something means nothing.
 pub(super) fn is_thin(joined: &Joined, probe: &str) -> bool {
+    let window = main_ledger(joined).map_or(0, Ledger::total_ns);
+    if only_counted_ns(joined, probe).saturating_mul(100) > window.max(1) {
+        return true;
+    }
     match missing(joined, probe) {
         Missing::Nothing { .. } => false,
         Missing::Some { missing, seen } => missing.saturating_mul(100) > seen,

@@ -17,7 +17,7 @@ use crate::text;
 pub(crate) fn run(args: Args) -> Result<Code, Failure> {
     match args.command {
         #[cfg(all(feature = "record", target_os = "linux"))]
-        Command::Record(args) => record::run(args),
+        Command::Record(args) => record::run(*args),
         #[cfg(feature = "analyze")]
         Command::Analyze(args) => analyze::run(&args),
         Command::Pack(args) => pack::run(&args),

@@ -97,6 +97,8 @@ fn options(args: RecordArgs) -> Result<Options, Failure> {
         FaultsArg::Off => FaultMode::Off,
     };
     options.slow_fault = args.slow_fault;
+    options.fault_weight = args.sample_faults;
+    options.budget = args.budget;
     options.off_cpu_min = args.off_cpu_min;
     let unlimited = options.flight.as_ref().map(|_| u64::MAX);
     options.io_calls_per_process = args.io_calls.or(unlimited).unwrap_or(options.io_calls_per_process);

@@ -16,7 +16,8 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// 2.0: `fault_runs`. A reader that does not know it would take the single faults for all there are.
 /// 2.1: `off_cpu`: who woke a thread, its wait for a CPU, where it slept; `process_events`: pids inside
 /// of containers and cgroups; tables of lock waits, throttles, OOM kills, Go's memory management, the JVM, runtimes.
-pub const SCHEMA: SchemaVersion = SchemaVersion { major: 2, minor: 1 };
+/// 3.0: `weight` of faults. A reader that does not know it would take the sampled ones for all there are.
+pub const SCHEMA: SchemaVersion = SchemaVersion { major: 3, minor: 0 };
 
 /// `major` changes when an old reader would misread a capture; `minor` when something was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,6 +285,9 @@ pub struct RecorderCost {
     pub cpu_user_ns: Option<u64>,
     /// System CPU time of the recorder.
     pub cpu_system_ns: Option<u64>,
+    /// CPU time of the recorder, user and system, while the targets were recorded: without loading the probes before and
+    /// closing the capture after.
+    pub cpu_recording_ns: Option<u64>,
     /// Peak RSS of the recorder, its mapped ring buffer included.
     pub rss_peak_bytes: Option<u64>,
     /// Peak RSS up to the end of recording, before symbols were resolved.
@@ -294,8 +298,13 @@ pub struct RecorderCost {
     pub finish_ns: Option<u64>,
     /// What one page fault costs on this host, measured before the targets ran; null if it was not measured.
     pub fault: Option<FaultCost>,
-    /// Time inside each BPF program, where `kernel.bpf_stats_enabled` was on.
+    /// Time inside each BPF program while it was measured: a small part of the recording, because measuring itself
+    /// costs, unless `kernel.bpf_stats_enabled` was on. A run's time includes about one clock reading.
     pub bpf: Vec<BpfCost>,
+    /// How long it was measured; null if it was not.
+    pub bpf_sampled_ns: Option<u64>,
+    /// CPU time inside the BPF programs over the whole recording, estimated from that part.
+    pub bpf_estimated_ns: Option<u64>,
 }
 
 /// What a first-touch fault costs on this host, mean over a small loop that does nothing else.
@@ -313,6 +322,9 @@ pub struct FaultCost {
     /// What recording adds to a fault that continues no run and so has a row of its own; null where all have.
     #[serde(default)]
     pub single_adds_ns: Option<i64>,
+    /// What the probe adds to a fault of a process that is not recorded.
+    #[serde(default)]
+    pub passed_by_ns: Option<i64>,
 }
 
 /// Time inside one BPF program.

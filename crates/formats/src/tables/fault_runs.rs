@@ -31,6 +31,9 @@ table! {
         kind: FaultKind = Dictionary,
         /// User stack, see `frames`; null if it could not be taken (counted in `losses`).
         stack_id: Option<u32> = Dictionary,
+        /// Faults that each of these stands for: more than 1 while the recorder sampled them to stay within its budget, see
+        /// `fidelity`. Null in captures of older versions: 1.
+        weight: Option<u32> = Dictionary,
         /// Sum of the service times.
         dur_sum: i64 = Delta,
         /// The least service time.

@@ -36,6 +36,9 @@ table! {
         kind: FaultKind = Dictionary,
         /// User stack, see `frames`; null if it could not be taken (counted in `losses`).
         stack_id: Option<u32> = Dictionary,
+        /// Faults that this one stands for: more than 1 while the recorder sampled them to stay within its budget, see
+        /// `fidelity`. Null in captures of older versions: 1.
+        weight: Option<u32> = Dictionary,
     }
 }
 

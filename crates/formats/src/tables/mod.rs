@@ -3,8 +3,10 @@
 //! Conventions: `ts` is CLOCK_MONOTONIC in ns, `dur` is ns, every other unit is in the column's name; null is "not
 //! measured" or "does not apply", zero is measured; pids and tids are those of the recorder's pid namespace.
 
+mod fault_counts;
 mod fault_runs;
 mod faults;
+mod fidelity;
 mod files;
 mod frames;
 mod gc_events;
@@ -26,8 +28,10 @@ mod sockets;
 mod symbols;
 mod throttles;
 
+pub use fault_counts::{FaultCount, FaultCountAt};
 pub use fault_runs::{FAULT_BUCKETS, FaultRun};
 pub use faults::{Fault, FaultKind, error_code};
+pub use fidelity::{Fidelity, FidelityStep};
 pub use files::FileRow;
 pub use frames::Frame;
 pub use gc_events::{GcEvent, GcEventKind};
@@ -72,6 +76,8 @@ pub const ALL: &[TableInfo] = &[
     info::<Refusal>(),
     info::<Fault>(),
     info::<FaultRun>(),
+    info::<FaultCount>(),
+    info::<Fidelity>(),
     info::<Reclaim>(),
     info::<Throttle>(),
     info::<LockWait>(),

@@ -51,10 +51,12 @@ struct {
 struct scratch {
 	u64 reading_user_memory;
 	u64 last_stack; /* hash of a stack that has been sent */
-	u64 last_word;  /* follows a call instruction, in the image: see return_address_on_top */
+	u64 last_word;	/* on top of a stack of the image, and what it is: see return_address_on_top */
 	u64 last_image;
+	u64 last_top;
 	u64 records;
 	u64 window_addr; /* part of a user stack, read at once */
+	u64 window_words;
 	u64 window[WINDOW_WORDS];
 	u64 spare; /* index + 1 stays inside for the verifier */
 	struct mt_stack stack;
@@ -219,14 +221,22 @@ static __always_inline bool follows_call(u64 addr)
 	       IS_INDIRECT_CALL(b[4], b[5]) || IS_INDIRECT_CALL(b[2], b[3]) || IS_INDIRECT_CALL(b[1], b[2]);
 }
 
-/* Reads the part of the user stack that begins at addr; near the end of a mapping only the one frame there. */
+/* Reads the part of the user stack that begins at addr, up to the end of its page: the next one is perhaps not there, and
+ * to find that out costs as much as a fault. */
 static __always_inline bool open_window(struct scratch *s, u64 addr)
 {
+	u64 bytes = 4096 - (addr & 4095);
+
+	if (bytes > sizeof(s->window))
+		bytes = sizeof(s->window);
+	if (bytes < 16)
+		bytes = 16;
 	s->window_addr = addr;
-	if (!bpf_probe_read_user(s->window, sizeof(s->window), (void *)addr))
+	s->window_words = bytes >> 3;
+	if (!bpf_probe_read_user(s->window, bytes, (void *)addr))
 		return true;
-	/* The failed read has cleared the window: a frame beyond this one ends the walk. */
-	return !bpf_probe_read_user(s->window, 16, (void *)addr);
+	s->window_words = 0;
+	return false;
 }
 
 /* The word on top of the stack if it follows a call instruction, else 0. Stale return addresses pass too: whether the
@@ -235,13 +245,13 @@ static __always_inline u64 return_address_on_top(struct scratch *s, u32 image)
 {
 	u64 word = s->window[0];
 
+	/* That it does not is worth knowing, too: a number there is no address, and reading at it a page fault of its own. */
 	if (word == s->last_word && image == s->last_image)
-		return word;
-	if (!follows_call(word))
-		return 0;
+		return s->last_top;
+	s->last_top = follows_call(word) ? word : 0;
 	s->last_word = word;
 	s->last_image = image;
-	return word;
+	return s->last_top;
 }
 
 /* Walks the frame pointers from bp, sends the stack if it is new, and returns its hash or why there is none.
@@ -268,7 +278,7 @@ __noinline __attribute__((unused)) u64 take_stack(u64 pid_tgid, u32 image, u64 i
 		if (bp < 4096 || bp >= TASK_SIZE_MAX || bp & 7)
 			break;
 		at = (bp - s->window_addr) >> 3;
-		if (at >= WINDOW_WORDS - 1) {
+		if (at + 1 >= s->window_words) {
 			if (!open_window(s, bp))
 				break;
 			at = 0;

@@ -209,6 +209,8 @@ struct signal_struct {
 	int group_exit_code;
 	unsigned int flags;
 	short oom_score_adj;
+	unsigned long min_flt; /* of the threads that are gone */
+	unsigned long maj_flt;
 	struct rlimit rlim[16];
 };
 
@@ -226,6 +228,8 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct pid *thread_pid;
 	unsigned int memcg_nr_pages_over_high;
+	unsigned long min_flt;
+	unsigned long maj_flt;
 };
 
 /* Before 5.14 (2f064a59a11f "sched: Change task_struct::state") the field had no underscores. */

@@ -22,6 +22,7 @@ enum mt_event {
 	MT_OOM_KILL = 20,
 	MT_LOCK_WAIT = 21,
 	MT_THROTTLE = 22,
+	MT_FAULT_COUNT = 40,
 	MT_GO_MEMORY = 60,
 	MT_JVM = 61,
 };
@@ -128,6 +129,9 @@ struct mt_io_call {
 enum mt_fault_detail {
 	MT_FAULT_MAJOR = 1,
 	MT_FAULT_HAS_START = 2,
+	MT_FAULT_WEIGHT_SHIFT = 8, /* from here on: log2 of the faults that each fault of the record stands for */
+	MT_FAULT_MAX_SHIFT = 15,
+	MT_FAULT_NONE = 16,
 };
 
 /* aux: error code, if the start was seen. ts: start, else the end. */
@@ -173,6 +177,13 @@ struct mt_fault_batch {
 	u64 stack;
 	u64 count;
 	struct mt_fault_entry entries[MT_FAULT_BATCH];
+};
+
+/* The kernel's own counts of the faults of a process that has ended, all threads. pid: the process. ts: its end. */
+struct mt_fault_count {
+	struct mt_header h;
+	u64 minor;
+	u64 major;
 };
 
 enum mt_reclaim_detail {

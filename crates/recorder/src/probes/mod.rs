@@ -2,6 +2,7 @@
 //!
 //! Adding a probe is a new folder and one line in [`ALL`].
 
+mod fault_counts;
 mod faults;
 mod gc_events;
 mod go_memory;
@@ -17,7 +18,10 @@ mod refusals;
 mod throttles;
 pub(crate) mod wire;
 
-pub(crate) use faults::count_and_sum as faults_in;
+pub(crate) use fault_counts::reading as fault_count;
+pub(crate) use faults::{
+    count_and_sum as faults_in, forget_starts as forget_fault_starts, sampling as set_fault_sampling,
+};
 pub(crate) use gc_events::prologue;
 pub(crate) use memory_calls::NewCode;
 pub(crate) use process_events::rule::KernelRule;
@@ -36,6 +40,7 @@ pub(crate) const ALL: &[&dyn Probe] = &[
     &refusals::Refusals,
     &io_calls::IoCalls,
     &faults::Faults,
+    &fault_counts::FaultCounts,
     &reclaims::Reclaims,
     &throttles::Throttles,
     &lock_waits::LockWaits,

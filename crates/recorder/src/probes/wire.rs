@@ -85,6 +85,7 @@ pub(crate) mod event {
     pub(crate) const OOM_KILL: u16 = 20;
     pub(crate) const LOCK_WAIT: u16 = 21;
     pub(crate) const THROTTLE: u16 = 22;
+    pub(crate) const FAULT_COUNT: u16 = 40;
     pub(crate) const GO_MEMORY: u16 = 60;
     pub(crate) const JVM: u16 = 61;
 }

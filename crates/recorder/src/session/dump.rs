@@ -70,6 +70,8 @@ impl Session<'_> {
         state.cut_by_size = selected.cut_by_size;
         manifest.flight = Some(state);
         (manifest.cost.cpu_user_ns, manifest.cost.cpu_system_ns) = cpu.unzip();
+        // That of the window was not measured.
+        manifest.cost.bpf_estimated_ns = None;
         manifest.segments = Vec::new();
         super::output::check_way(&self.options.output)?;
         let mut writer = self.create(&manifest, &fired)?;

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use mtrace_formats::capture::{Account, BpfCost, ProbeReport, State};
+use mtrace_formats::capture::{Account, ProbeReport, State};
 use mtrace_formats::tables::SymbolRow;
 
 use super::{Session, names};
 use crate::Summary;
 use crate::accounts;
+use crate::cost::BpfMeasured;
 use crate::error::Error;
 use crate::host::monotonic_ns;
 use crate::target::launch::Exit;
@@ -18,7 +19,9 @@ const SETTLE: Duration = Duration::from_millis(10);
 impl Session<'_> {
     /// Closes the capture. What fails here leaves the closed segments readable.
     pub(super) fn finish(mut self, reason: &'static str) -> Result<Summary, Error> {
-        let costs = self.bpf_costs();
+        let now = monotonic_ns();
+        self.bpf_time.close(now);
+        let costs = self.bpf_time.measured(&self.probes, now);
         self.probes.iter_mut().for_each(super::load::Loaded::detach);
         // Programs that were running are through now, and what they have not sent is at hand.
         std::thread::sleep(SETTLE);
@@ -26,6 +29,7 @@ impl Session<'_> {
         self.manifest.window.end_ns = Some(monotonic_ns());
         self.manifest.window.end_reason = Some(reason.to_owned());
         self.drain();
+        self.end_fidelity();
         self.cost.recording_ended();
         let exit = self.note_exit();
         if self.flight.is_some() && self.land() {
@@ -97,7 +101,7 @@ impl Session<'_> {
     }
 
     /// The manifest comes after the last segments, because only then the accounts are final.
-    fn close(mut self, costs: Vec<BpfCost>, exit: Option<Exit>) -> Result<Summary, Error> {
+    fn close(mut self, costs: BpfMeasured, exit: Option<Exit>) -> Result<Summary, Error> {
         let full = self.sink.borrow().failure().is_some();
         self.fill_reports();
         if self.reserve.fit(&self.manifest).is_err() {
@@ -132,10 +136,6 @@ impl Session<'_> {
         self.manifest.probes.retain(|r| !known(r));
         self.manifest.probes.extend(reports);
         self.manifest.probes.sort_by_key(|r| crate::probes::ALL.iter().position(|p| p.name() == r.name));
-    }
-
-    fn bpf_costs(&self) -> Vec<BpfCost> {
-        self.probes.iter().flat_map(super::load::Loaded::costs).collect()
     }
 
     fn summary(&self, exit: Option<Exit>) -> Summary {

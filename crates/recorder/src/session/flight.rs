@@ -230,7 +230,7 @@ impl Session<'_> {
         if let Err(e) = room.and_then(|()| sink.writer.roll(&mut self.manifest)) {
             sink.fail(e);
         }
-        remove(sink.writer.dir(), &gone);
+        remove(sink.writer.place(), &gone);
         let Some(flight) = &mut self.flight else { return };
         let (timeless, rows) = sink.writer.closed()[before.min(sink.writer.closed().len())..]
             .iter()
@@ -329,16 +329,21 @@ impl Session<'_> {
             sink.fail(e);
             return;
         }
-        remove(sink.writer.dir(), &old);
+        remove(sink.writer.place(), &old);
     }
 
     /// Only the present belongs into the manifest of a window.
     fn tidy_manifest(&mut self, start: i64) {
         self.note_clock();
+        // A pair holds from its time on.
+        let clocks = &mut self.manifest.clocks;
+        let past = clocks.iter().rposition(|c| c.monotonic_ns <= start).unwrap_or(0);
+        clocks.drain(..past);
         let set_up = self.manifest.window.attach_begin_ns.unwrap_or(i64::MIN).saturating_add(SETTING_UP_NS);
         self.manifest.problems.retain(|p| p.ts.is_none_or(|ts| ts >= start || ts <= set_up));
         self.manifest.targets = self.processes.listed().to_vec();
-        self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), Vec::new());
+        let measured = self.bpf_time.measured(&self.probes, monotonic_ns());
+        self.manifest.cost = self.cost.report(Some(u64::from(self.shared.ring_bytes)), measured);
     }
 
     /// The last look at the targets before a dump.
@@ -452,7 +457,7 @@ fn thread_cpu() -> Duration {
 
 /// Best effort: what stays is rows of the past, which nothing lists. Whatever kills the recorder meanwhile, no fault is
 /// left without the calls that made its mapping, and no snapshot of maps without the calls after it.
-fn remove(capture: &std::path::Path, segments: &[SegmentInfo]) {
+fn remove(capture: &mtrace_formats::capture::Place, segments: &[SegmentInfo]) {
     let rank = |s: &&SegmentInfo| match s.table.as_str() {
         "faults" | "fault_runs" => 0,
         "maps" => 1,

@@ -214,6 +214,32 @@ impl Loaded {
         }
     }
 
+    /// Overwrites an entry of one of the object's own maps.
+    pub(crate) fn set_in_map(&self, map: &str, key: &[u8], value: &[u8]) {
+        if let Some(map) = self.object.maps().find(|m| m.name() == map) {
+            // An array of ours: the key is there.
+            let _ = map.update(key, value, MapFlags::ANY);
+        }
+    }
+
+    /// Takes all entries out of one of the object's own hash maps.
+    pub(crate) fn clear_map(&self, map: &str) {
+        if let Some(map) = self.object.maps().find(|m| m.name() == map) {
+            let keys: Vec<Vec<u8>> = map.keys().collect();
+            keys.iter().for_each(|k| drop(map.delete(k)));
+        }
+    }
+
+    /// Zeroes the only element of one of the object's own per-CPU arrays.
+    pub(crate) fn zero_map(&self, map: &str) {
+        let Some(map) = self.object.maps().find(|m| m.name() == map) else { return };
+        let key = 0_u32.to_ne_bytes();
+        if let Ok(Some(mut cpus)) = map.lookup_percpu(&key, MapFlags::ANY) {
+            cpus.iter_mut().for_each(|cpu| cpu.fill(0));
+            let _ = map.update_percpu(&key, &cpus, MapFlags::ANY);
+        }
+    }
+
     /// Time inside its programs, where the kernel measured it.
     pub(crate) fn costs(&self) -> Vec<BpfCost> {
         let programs = self.object.progs_mut().filter(|p| self.variant.programs.iter().any(|v| p.name() == v.name));

@@ -140,9 +140,11 @@ mod tests {
     #[test]
     fn a_room_that_is_not_used_goes_away() {
         let dir = tempfile::tempdir().unwrap();
-        let mut reserve = Reserve::new(dir.path()).unwrap();
+        let writer = CaptureWriter::create(&dir.path().join("a.mtrace")).unwrap();
+        let mut reserve = Reserve::new(writer.place()).unwrap();
         reserve.follow(&Manifest::default()).unwrap();
+        assert_eq!(std::fs::read_dir(writer.dir()).unwrap().count(), 1);
         drop(reserve);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(writer.dir()).unwrap().count(), 0);
     }
 }

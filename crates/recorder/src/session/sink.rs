@@ -32,7 +32,7 @@ pub(crate) struct Sink {
     round: usize,
     undecodable: BTreeMap<u16, u64>,
     stack_lost: BTreeMap<&'static str, u64>,
-    added: u64,
+    added: BTreeMap<&'static str, u64>,
     failure: Option<mtrace_formats::Error>,
 }
 
@@ -50,7 +50,7 @@ impl Sink {
             round: 0,
             undecodable: BTreeMap::new(),
             stack_lost: BTreeMap::new(),
-            added: 0,
+            added: BTreeMap::new(),
             failure: None,
         }
     }
@@ -133,7 +133,7 @@ impl Sink {
 
     /// Writes a row of a probe's table that no event in the kernel stands behind.
     pub(crate) fn push_added<R: Row>(&mut self, row: R) {
-        self.added += 1;
+        *self.added.entry(R::NAME).or_default() += 1;
         self.push(row);
     }
 
@@ -157,8 +157,7 @@ impl Sink {
         UserCounts {
             written: of(self.writer.events_written()),
             write_failed: of(self.writer.events_failed()),
-            // The only table that also has rows of our own.
-            added: if probe.events().contains(&event::PROCESS) { self.added } else { 0 },
+            added: probe.tables().iter().filter_map(|t| self.added.get(t)).sum(),
             undecodable: probe.events().iter().filter_map(|e| self.undecodable.get(e)).sum(),
             stack_lost: self.stack_lost.get(probe.name()).copied().unwrap_or(0),
         }

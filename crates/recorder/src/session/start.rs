@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use libbpf_rs::{RingBuffer, RingBufferBuilder};
 use mtrace_formats::capture::{CaptureWriter, Manifest, ProbeReport, Problem, Target, Window};
+use mtrace_formats::tables::FaultCountAt;
 use serde_json::json;
 
 use super::flight::Flight;
@@ -189,6 +190,8 @@ fn begin<'a>(
         leaves: Leaves::default(),
         launched: wanted.launched,
         cost,
+        bpf_time: super::bpf_time::BpfTime::new(now),
+        keeper: None,
         reserve,
         ended: VecDeque::new(),
         due: Due::new(now, options),
@@ -202,10 +205,13 @@ fn begin<'a>(
     }
     wanted.notes.into_iter().for_each(|n| session.problem(n));
     session.reserve.follow(&session.manifest)?;
+    session.begin_fidelity();
     session.attach_to_running(&wanted.running);
     session.attach_to_latecomers();
     session.let_go()?;
     session.trigger_notes();
+    session.cost.recording_began();
+    session.open_budget();
     session.roll();
     Ok(session)
 }
@@ -334,6 +340,8 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
         ("slow_fault_ns".to_owned(), json!(nanoseconds(options.slow_fault))),
         ("off_cpu_min_ns".to_owned(), json!(nanoseconds(options.off_cpu_min))),
         ("io_calls_per_process".to_owned(), json!(options.io_calls_per_process)),
+        ("budget_share".to_owned(), json!(options.budget)),
+        ("fault_weight".to_owned(), json!(options.fault_weight)),
         ("duration_ns".to_owned(), json!(options.duration.map(nanoseconds))),
         ("max_bytes".to_owned(), json!(options.max_bytes)),
         ("max_events".to_owned(), json!(options.max_events)),
@@ -365,6 +373,7 @@ impl Session<'_> {
             let facts = ProcessFacts::read(facts.pid).unwrap_or_else(|| facts.clone());
             self.processes.attached(&facts, &mut self.sink.borrow_mut());
         }
+        self.note_fault_counts(FaultCountAt::Begin);
     }
 
     /// Processes that came between the look at /proc and the attaching of the probes: from then on the kernel side sees
@@ -409,6 +418,7 @@ impl Session<'_> {
             // Where its counters stand before its first instruction: what rusage says at the end includes our fork.
             self.sample(monotonic_ns(), false);
         }
+        self.note_fault_counts(FaultCountAt::Begin);
         self.processes.stopped = None;
         self.began = Instant::now();
         if let Some(note) = stop.note {

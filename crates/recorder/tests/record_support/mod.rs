@@ -61,6 +61,7 @@ pub(crate) fn faults_of(capture: &Capture) -> Vec<Fault> {
             error_code: Some(run.error_code),
             kind: run.kind,
             stack_id: run.stack_id,
+            weight: run.weight,
         }));
     }
     faults.sort_by_key(|f| f.ts);

@@ -2,8 +2,8 @@
 
 use askama::Template;
 
-use super::{Context, Section};
-use crate::model::{Analysis, CaptureFacts, ProbeFact, ProcessFact, ReplayCertificate, Trust};
+use super::{Context, Section, shared};
+use crate::model::{Analysis, CaptureFacts, FidelityFact, ProbeFact, ProcessFact, ReplayCertificate, Trust};
 use crate::report::escape::Html;
 use crate::report::summary::{self, TrustSummary};
 use crate::report::{Error, format};
@@ -12,8 +12,8 @@ pub(super) const SECTION: Section = Section { id: "trust", title: "Trust", rende
 
 /// Rows of a list of losses or damages.
 const ROWS: usize = 60;
-/// Rows of the table of processes.
-const MAX_PROCESSES: usize = 100;
+/// Processes listed.
+const PROCESSES: usize = 200;
 
 #[derive(Template)]
 #[template(path = "sections/trust.html")]
@@ -22,6 +22,8 @@ struct View {
     replay: Vec<ReplayView>,
     losses: Vec<LossView>,
     more_losses: usize,
+    fidelity: Vec<FidelityView>,
+    more_fidelity: usize,
     accounts: Vec<AccountView>,
     probes: Vec<ProbeView>,
     not_checked: Vec<Html>,
@@ -31,7 +33,7 @@ struct View {
     host: Vec<(&'static str, String)>,
     recorder: Vec<(&'static str, String)>,
     processes: Vec<ProcessView>,
-    processes_left_out: usize,
+    more_processes: usize,
     rows: Vec<(String, String)>,
 }
 
@@ -50,6 +52,13 @@ struct LossView {
     count: String,
     from: String,
     to: String,
+}
+
+struct FidelityView {
+    from: String,
+    to: String,
+    how: String,
+    faults: String,
 }
 
 struct AccountView {
@@ -86,11 +95,15 @@ struct ProcessView {
 fn render(context: &Context<'_>) -> Result<Html, Error> {
     let analysis = context.analysis;
     let (trust, zero) = (&analysis.facts.trust, context.zero_ns);
+    let all = &analysis.facts.capture.processes;
+    let processes = shared::heaviest(all, PROCESSES, |p| p.faults.saturating_add(p.memory_calls));
     let view = View {
         summary: TrustSummary::new(analysis),
         replay: trust.replay.iter().map(|r| replay(r, zero)).collect(),
         losses: trust.losses.iter().take(ROWS).map(|l| loss(l, zero)).collect(),
         more_losses: trust.losses.len().saturating_sub(ROWS),
+        fidelity: trust.fidelity.iter().take(ROWS).map(|f| fidelity(f, zero)).collect(),
+        more_fidelity: trust.fidelity.len().saturating_sub(ROWS),
         accounts: trust.accounts.iter().map(account).collect(),
         probes: probes(&trust.probes),
         not_checked: trust.not_checked.iter().map(|n| Html::rich(n)).collect(),
@@ -104,8 +117,8 @@ fn render(context: &Context<'_>) -> Result<Html, Error> {
             .chain((!trust.clock_settings.is_empty()).then(|| ("wall clock", clock(trust, zero))))
             .collect(),
         recorder: recorder(analysis),
-        processes: processes(&analysis.facts.capture.processes),
-        processes_left_out: analysis.facts.capture.processes.len().saturating_sub(MAX_PROCESSES),
+        more_processes: all.len() - processes.len(),
+        processes: processes.into_iter().map(process).collect(),
         rows: analysis.facts.capture.rows.iter().map(|(table, n)| (table.clone(), format::count(*n))).collect(),
     };
     Ok(Html::from_markup(view.render()?))
@@ -133,6 +146,15 @@ fn loss((probe, reason, n, from, to): &(String, String, u64, i64, i64), zero: i6
         count: format::count(*n),
         from: format::offset(*from, zero),
         to: format::offset(*to, zero),
+    }
+}
+
+fn fidelity(f: &FidelityFact, zero: i64) -> FidelityView {
+    FidelityView {
+        from: format::offset(f.from, zero),
+        to: format::offset(f.to, zero),
+        how: f.weight.map_or_else(|| "only counted".to_owned(), |n| format!("1 in {n}, by chance")),
+        faults: f.faults.map_or_else(|| "not read".to_owned(), format::count),
     }
 }
 
@@ -220,6 +242,7 @@ fn recorder(analysis: &Analysis) -> Vec<(&'static str, String)> {
                 },
             ),
         ),
+        ("CPU time in the BPF programs", bpf_time(trust, length)),
         ("peak RSS of the recorder", trust.recorder_rss_bytes.map_or_else(|| "unknown".to_owned(), format::bytes)),
         ("faults charged to a known mapping", part(trust.faults_charged)),
         ("faults with a service time", part(trust.faults_timed)),
@@ -227,13 +250,15 @@ fn recorder(analysis: &Analysis) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Those with most events, by pid: a whole host has thousands.
-fn processes(all: &[ProcessFact]) -> Vec<ProcessView> {
-    let mut shown: Vec<&ProcessFact> = all.iter().collect();
-    shown.sort_by_key(|p| std::cmp::Reverse(p.faults.saturating_add(p.memory_calls)));
-    shown.truncate(MAX_PROCESSES);
-    shown.sort_by_key(|p| p.pid);
-    shown.into_iter().map(process).collect()
+fn bpf_time(trust: &Trust, length: f64) -> String {
+    let (Some(ns), Some(sampled)) = (trust.bpf_ns, trust.bpf_sampled_ns) else { return "not measured".to_owned() };
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    format!(
+        "about {} ({} of one CPU), estimated from {} in which it was measured; a part of what the targets took",
+        format::duration(signed(ns)),
+        format::share(ns as f64, length),
+        format::duration(signed(sampled)),
+    )
 }
 
 fn process(p: &ProcessFact) -> ProcessView {

@@ -4,7 +4,11 @@
 //! slow faults; `--faults=every` writes a row each. Both are the same programs up to the moment in which a fault is put
 //! away, so counts and sums agree.
 //!
+//! Where a budget asks for it only one of N is recorded, chosen by a throw of the dice for each fault ([`sampling`]).
+//!
 //! Own counters: 0 `start_without_end`: the fault ended in a signal, in the kernel's fixup, or was not accounted.
+//! 1 `left_out_elsewhere`: not chosen, and its thread left its CPU within it; those that stay on theirs are not counted
+//! here but by the kernel (`fault_counts`).
 
 mod records;
 
@@ -13,7 +17,7 @@ use mtrace_formats::tables::{Fault, FaultKind};
 use super::wire::{Header, Reader, Undecodable, event};
 use super::{Attach, Probe, Program, Variant};
 use crate::FaultMode;
-use crate::session::Sink;
+use crate::session::{Loaded, Sink};
 pub(crate) use records::{Batch, Run};
 
 /// `enum perf_sw_ids`, include/uapi/linux/perf_event.h.
@@ -107,7 +111,7 @@ impl Probe for Faults {
     }
 
     fn ignored(&self) -> &'static [&'static str] {
-        &["start_without_end"]
+        &["start_without_end", "left_out_elsewhere"]
     }
 
     fn record(&self, bytes: &[u8], sink: &mut Sink) -> Result<(), Undecodable> {
@@ -138,6 +142,7 @@ impl Probe for Faults {
                     error_code: has_start.then_some(h.aux),
                     kind: kind(h),
                     stack_id,
+                    weight: Some(weight(h)),
                 });
             }
         }
@@ -147,6 +152,26 @@ impl Probe for Faults {
 
 fn kind(h: Header) -> FaultKind {
     if h.detail & MAJOR != 0 { FaultKind::Major } else { FaultKind::Minor }
+}
+
+/// How many faults each fault of a record stands for: `MT_FAULT_WEIGHT_SHIFT`, `MT_FAULT_MAX_SHIFT`.
+fn weight(h: Header) -> u32 {
+    1 << (h.detail >> 8 & 15)
+}
+
+/// `MT_FAULT_NONE`.
+const NONE: u32 = 16;
+
+/// Makes the programs record one fault of `1 << shift`, or none.
+pub(crate) fn sampling(loaded: &Loaded, shift: Option<u32>) {
+    let shift = shift.unwrap_or(NONE);
+    loaded.set_in_map("sampling", &0_u32.to_ne_bytes(), &shift.to_ne_bytes());
+}
+
+/// Forgets what was under way when the programs were detached: its end was not seen.
+pub(crate) fn forget_starts(loaded: &Loaded) {
+    loaded.clear_map("parked");
+    loaded.zero_map("slots");
 }
 
 /// Number and summed service time of the faults in a record of this probe; `None` if it is another's.

@@ -97,10 +97,19 @@ static __always_inline int on_start(u64 addr, struct pt_regs *regs, u64 error_co
 {
 	u64 who = bpf_get_current_pid_tgid(), way = way_of(regs->ip, error_code);
 	struct slot *s = my_slot();
+	u32 shift = sampling_shift();
 	struct run *r;
 
 	if (!s)
 		return 0;
+	s->skipped = 0;
+	if (shift) {
+		if (shift == MT_FAULT_NONE || bpf_get_prandom_u32() & ((1U << shift) - 1)) {
+			s->skipped = who;
+			return 0;
+		}
+		error_code |= (u64)shift << WEIGHT_SHIFT;
+	}
 	r = run_at(s, way);
 	if (s->who || !is_same_user_context(r, who, regs, error_code) ||
 	    (mode == RUNS && !(r->next == addr >> PAGE_SHIFT && is_same_epoch(r))))
@@ -134,7 +143,7 @@ static __always_inline int end_of_parked(struct bpf_perf_event_data *ctx, bool m
 	struct context c = {};
 	struct mt_target *t;
 	struct parked *p;
-	u32 tid = who;
+	u32 tid = who, shift;
 
 	p = bpf_map_lookup_elem(&parked, &tid);
 	if (p && p->addr >> PAGE_SHIFT == addr >> PAGE_SHIFT) {
@@ -148,6 +157,13 @@ static __always_inline int end_of_parked(struct bpf_perf_event_data *ctx, bool m
 	t = target_of(who >> 32);
 	if (!t)
 		return 0;
+	/* One that was left out, and whose thread has left its CPU since. */
+	shift = sampling_shift();
+	if (shift) {
+		if (shift != MT_FAULT_NONE)
+			count(MT_OWN_1);
+		return 0;
+	}
 	c.ip = ip;
 	if (!is_user_mode(cs)) {
 		struct pt_regs *user = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
@@ -204,6 +220,10 @@ static __always_inline int on_end(struct bpf_perf_event_data *ctx, bool major, e
 
 	if (!s)
 		return 0;
+	if (s->skipped == who) {
+		s->skipped = 0;
+		return 0;
+	}
 	if (s->who != who || s->addr >> PAGE_SHIFT != ctx->addr >> PAGE_SHIFT)
 		return end_elsewhere(s, ctx, major);
 	now = bpf_ktime_get_ns();
@@ -257,7 +277,10 @@ int BPF_PROG(fault_switch, bool preempt, struct task_struct *prev)
 	struct run *r;
 	u32 tid;
 
-	if (!s || !s->who)
+	if (!s)
+		return 0;
+	s->skipped = 0;
+	if (!s->who)
 		return 0;
 	tid = s->who;
 	r = run_at(s, s->way);

@@ -3,7 +3,7 @@
 use mtrace_formats::tables::{FAULT_BUCKETS, Fault, FaultRun};
 
 use super::super::wire::{Header, Reader, Undecodable};
-use super::kind;
+use super::{kind, weight};
 
 /// `MT_FAULT_BATCH`.
 const BATCH: u64 = 32;
@@ -53,6 +53,7 @@ impl Run {
             error_code: self.header.aux,
             kind: kind(self.header),
             stack_id,
+            weight: Some(weight(self.header)),
             dur_sum: self.dur_sum,
             dur_min: self.dur_min,
             dur_max: self.dur_max,
@@ -115,6 +116,7 @@ impl Batch {
             error_code: Some(h.aux),
             kind: kind(h),
             stack_id,
+            weight: Some(weight(h)),
         })
     }
 }
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_batch_becomes_a_row_each() {
-        let head = header(event::FAULT_BATCH, 1, 5, 6, 4, 1000);
+        let head = header(event::FAULT_BATCH, 1 | 6 << 8, 5, 6, 4, 1000);
         let entry = |after: u64, dur: u64| after | dur << 32;
         let bytes = with(head, &[0x400, 0xabc, 2, 0x7001, entry(0, 50), 0x9002, entry(70, 60)]);
         let mut r = Reader::new(&bytes);
@@ -175,6 +177,7 @@ mod tests {
         let rows: Vec<Fault> = Batch::decode(h, &mut r).unwrap().rows(None).collect();
         let found: Vec<_> = rows.iter().map(|f| (f.ts, f.dur, f.addr)).collect();
         assert_eq!(found, [(1000, Some(50), 0x7001), (1070, Some(60), 0x9002)]);
+        assert!(rows.iter().all(|f| f.weight == Some(64) && f.kind == mtrace_formats::tables::FaultKind::Major));
         assert_eq!(count_and_sum(&bytes), Some((2, 110)));
         let bytes = with(header(event::FAULT_BATCH, 0, 5, 6, 4, 0), &[0, 0, 33]);
         let mut r = Reader::new(&bytes);

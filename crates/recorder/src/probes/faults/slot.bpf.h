@@ -23,14 +23,17 @@
 
 enum mode { RUNS, EVERY };
 
+/* Faults of different weight are of different contexts: no run has both. */
+#define WEIGHT_SHIFT 32
+
 /* Where a fault comes from: the faults of a run differ in nothing but page and time. */
 struct context {
 	u64 ip; /* as the exception has it: a kernel address for a fault of the kernel */
 	u64 user_ip;
 	u64 sp;
 	u64 bp;
-	u64 error_code;
-	u64 stack;  /* hash */
+	u64 error_code; /* from WEIGHT_SHIFT on: log2 of the faults that this one stands for */
+	u64 stack;	/* hash */
 	u32 image;
 	u32 epoch; /* see epochs in mtrace.bpf.h */
 };
@@ -73,6 +76,7 @@ struct slot {
 	u64 way;
 	u64 continues; /* it is the next one of the run */
 	u64 stack;
+	u64 skipped; /* the thread whose fault is left out, see sampling */
 
 	struct run runs[WAYS];
 };
@@ -91,6 +95,22 @@ struct {
 	__type(key, u32);
 	__type(value, struct parked);
 } parked SEC(".maps");
+
+/* log2 of the N of which one fault is recorded, each by its own throw of the dice; 0: all; MT_FAULT_NONE: none, while
+ * the programs are attached or detached one after the other. User space changes it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} sampling SEC(".maps");
+
+static __always_inline u32 sampling_shift(void)
+{
+	u32 zero = 0, *shift = bpf_map_lookup_elem(&sampling, &zero);
+
+	return shift ? *(volatile u32 *)shift & (MT_FAULT_NONE | MT_FAULT_MAX_SHIFT) : 0;
+}
 
 static __always_inline struct slot *my_slot(void)
 {
@@ -127,6 +147,12 @@ static __always_inline void count_stacks(u64 stack, u64 n)
 		count_by(MT_STACK_LOST, n);
 }
 
+/* In a record's detail: how many faults each of its faults stands for. */
+static __always_inline u16 weight_of(struct context *c)
+{
+	return (c->error_code >> WEIGHT_SHIFT) << MT_FAULT_WEIGHT_SHIFT;
+}
+
 /* Sends one fault. */
 static __always_inline void send_one(u64 who, struct context *c, u64 start, u64 dur, u64 addr, u16 detail)
 {
@@ -139,7 +165,7 @@ static __always_inline void send_one(u64 who, struct context *c, u64 start, u64 
 	if (!(detail & MT_FAULT_HAS_START))
 		count(MT_NO_START);
 	count_stack(c->stack);
-	fill_header(&r->h, MT_FAULT, detail, who, c->error_code, start);
+	fill_header(&r->h, MT_FAULT, detail | weight_of(c), who, c->error_code, start);
 	r->dur = dur;
 	r->addr = addr;
 	r->ip = c->ip;
@@ -157,7 +183,8 @@ static __always_inline void send_run(struct run *run)
 		return;
 	}
 	count_stacks(run->context.stack, run->count);
-	fill_header(&r->h, MT_FAULT_RUN, run->major ? MT_FAULT_MAJOR : 0, run->owner, run->context.error_code, run->first);
+	fill_header(&r->h, MT_FAULT_RUN, weight_of(&run->context) | (run->major ? MT_FAULT_MAJOR : 0), run->owner,
+		    run->context.error_code, run->first);
 	r->span = run->last_end - run->first;
 	r->addr = run->first_addr;
 	r->ip = run->context.ip;
@@ -182,7 +209,8 @@ static __always_inline void send_batch(struct run *run)
 	count_by(MT_SEEN, n);
 	/* The record's head is put right in front of the entries: one copy into the ring. */
 	b = &sc->batch;
-	fill_header(&b->h, MT_FAULT_BATCHED, run->major ? MT_FAULT_MAJOR : 0, run->owner, run->context.error_code, run->first);
+	fill_header(&b->h, MT_FAULT_BATCHED, weight_of(&run->context) | (run->major ? MT_FAULT_MAJOR : 0), run->owner,
+		    run->context.error_code, run->first);
 	b->ip = run->context.ip;
 	b->stack = run->context.stack;
 	b->count = n;

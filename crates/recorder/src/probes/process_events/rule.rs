@@ -23,14 +23,18 @@ pub(crate) enum KernelRule {
 impl KernelRule {
     /// `struct mt_rule`. Moves within `hierarchy` are recorded.
     pub(crate) fn to_bytes(&self, hierarchy: u32) -> Vec<u8> {
-        let (kind, comm, exe): (u32, &[u8], Option<(u64, &[u8], &[u8])>) = match self {
-            Self::Nobody => (0, &[], None),
-            Self::Comm(name) => (1, name, None),
-            Self::Exe { inode, name, path } => (2, &[], Some((*inode, name, path))),
-            Self::Groups(_) => (3, &[], None),
-            Self::All => (4, &[], None),
+        let kind: u32 = match self {
+            Self::Nobody => 0,
+            Self::Comm(_) => 1,
+            Self::Exe { .. } => 2,
+            Self::Groups(_) => 3,
+            Self::All => 4,
         };
-        let (inode, name, path) = exe.unwrap_or_default();
+        let comm: &[u8] = if let Self::Comm(name) = self { name } else { &[] };
+        let (inode, name, path): (u64, &[u8], &[u8]) = match self {
+            Self::Exe { inode, name, path } => (*inode, name, path),
+            _ => (0, &[], &[]),
+        };
         let mut b = Vec::with_capacity(16 + 16 + NAME + PATH);
         b.extend(kind.to_ne_bytes());
         b.extend(hierarchy.to_ne_bytes());
