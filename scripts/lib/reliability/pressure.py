@@ -57,7 +57,7 @@ def in_group(lab, outcome, group, limit, mib):
     limit.write_text(f"{mib}M")
     target = lab.spawn(lab.services / "faultloop", 16, 100000, "random", stdout=subprocess.DEVNULL)
     join = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
-    recorder = lab.record("--ring", "4M", "--faults=every", "--duration", "3s", "--pid", target.pid, under=join)
+    recorder = lab.record("--buffer", "4M", "--faults=every", "--duration", "3s", "--pid", target.pid, under=join)
     code = recorder.wait()
     outcome.hold(code in (0, 4, 5, -9), f"{mib} MiB: exit code {code}: {recorder.said}")
     outcome.notes.append(f"{mib} MiB: {'killed' if code == -9 else f'exit code {code}'}")
