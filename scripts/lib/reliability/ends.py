@@ -11,7 +11,7 @@ from .loss import faults_agree
 def dies_during_attach(lab, outcome):
     """--pid of a process that ends from 0 to 50 ms later, or within the time that attaching takes"""
     codes = {}
-    for i in range(lab.runs(20, 6)):
+    for i in range(lab.runs(12, 4)):
         outcome.runs += 1
         target = lab.spawn(lab.crowd, "nap", int(lab.random.uniform(0, 50 if i % 2 else 500)))
         recorder = lab.record("--pid", target.pid)

@@ -12,7 +12,7 @@ def little_memory(lab, outcome):
     codes = {}
     # The program is mapped whole before it can say anything.
     program = os.path.getsize(lab.mtrace) >> 20
-    for mib in (program + more for more in (2, 8, 16, 24, 32, 48, 64, 100, 200, 300)):
+    for mib in (program + more for more in (2, 8, 16, 32, 64, 300)):
         outcome.runs += 1
         recorder = lab.record(
             "--faults=every", "--", "sh", "-c", f"ulimit -v unlimited; exec {lab.services}/faultloop 16 100 random",
@@ -57,7 +57,7 @@ def in_group(lab, outcome, group, limit, mib):
     limit.write_text(f"{mib}M")
     target = lab.spawn(lab.services / "faultloop", 16, 100000, "random", stdout=subprocess.DEVNULL)
     join = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
-    recorder = lab.record("--ring", "4M", "--faults=every", "--duration", "3s", "--pid", target.pid, under=join)
+    recorder = lab.record("--buffer", "4M", "--faults=every", "--duration", "3s", "--pid", target.pid, under=join)
     code = recorder.wait()
     outcome.hold(code in (0, 4, 5, -9), f"{mib} MiB: exit code {code}: {recorder.said}")
     outcome.notes.append(f"{mib} MiB: {'killed' if code == -9 else f'exit code {code}'}")

@@ -1,8 +1,11 @@
+use std::collections::HashMap;
+
 use super::common::{Doubt, main_ledger, not_checked, place, probe_ran, reclaim_look_alike, ruled_out};
 use super::{Outcome, common, rule};
 use crate::context::Joined;
 use crate::model::{
-    Confidence, Evidence, FaultGroup, Finding, Fix, Ledger, LedgerCategory, LookAlike, NamedStack, TouchKind,
+    CodeLocation, Confidence, Evidence, FaultGroup, Finding, Fix, Ledger, LedgerCategory, LookAlike, NamedStack,
+    TouchKind,
 };
 use crate::requests::FIRST_REQUEST;
 use crate::units;
@@ -94,10 +97,13 @@ fn by_toucher(joined: &Joined, ledger: &Ledger) -> Vec<Touched> {
         joined.facts.faults.groups.iter().filter(|g| is_first_touch(g, ledger)).collect();
     groups.sort_by_key(|g| std::cmp::Reverse(in_window(g, window).1));
     let mut out: Vec<Touched> = Vec::new();
+    // Looked up, not searched for: a process that executed thousands of programs has as many groups.
+    let mut known: HashMap<Option<&CodeLocation>, usize> = HashMap::new();
     for g in groups {
-        match out.iter_mut().find(|t| t.group.toucher == g.toucher) {
-            Some(t) => t.add(g),
-            None => out.push(Touched { group: g.clone(), mappers: 1 }),
+        let next = out.len();
+        match *known.entry(g.toucher.as_ref()).or_insert(next) {
+            i if i < next => out[i].add(g),
+            _ => out.push(Touched { group: g.clone(), mappers: 1 }),
         }
     }
     out
@@ -141,9 +147,12 @@ fn on_critical_path(joined: &Joined, ledger: &Ledger, group: &FaultGroup) -> i64
 fn finding(joined: &Joined, ledger: &Ledger, touched: &Touched) -> Option<Finding> {
     let group = &touched.group;
     let (faults, group_ns) = in_window(group, &ledger.window.name);
+    if faults < MIN_FAULTS {
+        return None;
+    }
     let wall_ns = on_critical_path(joined, ledger, group);
     let cost = common::cost(ledger, wall_ns);
-    if faults < MIN_FAULTS || cost.share() < MIN_SHARE {
+    if cost.share() < MIN_SHARE {
         return None;
     }
     let mean = group_ns / i64::try_from(faults.max(1)).unwrap_or(1);
