@@ -156,7 +156,9 @@ fn makes_headline(f: &Finding) -> bool {
 /// A cause in memory, and what takes more of the window if something does.
 fn from_memory(ledger: Option<&Ledger>, f: &Finding) -> Verdict {
     let of_window = ledger.filter(|l| f.cost.as_ref().is_some_and(|c| c.window == l.window.name));
-    let Some((l, more)) = of_window.and_then(|l| Some((l, more_than_memory(l)?))) else {
+    // Stalls within a category (a sleep for memory.high) are in none of memory's own.
+    let has_most = f.cost.as_ref().is_some_and(|c| c.share() > 0.5);
+    let Some((l, more)) = of_window.filter(|_| !has_most).and_then(|l| Some((l, more_than_memory(l)?))) else {
         return from_finding(VerdictKind::Memory, f);
     };
     let mut verdict = from_finding(VerdictKind::MemoryInPart, f);

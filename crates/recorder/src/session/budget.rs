@@ -254,7 +254,7 @@ mod tests {
         let mut c = controller(0.03);
         steps(&mut c, 20_000.0, 20);
         assert_eq!(steps(&mut c, 10.0, 45), [], "not at once");
-        let up = steps(&mut c, 10.0, 400);
+        let up = steps(&mut c, 10.0, 180);
         assert_eq!(up, [Step::OneOf(6), Step::OneOf(4), Step::OneOf(2), Step::OneOf(0)]);
         // What was left over carries it for a moment.
         assert_eq!(steps(&mut c, 20_000.0, 10), [Step::Counted]);
