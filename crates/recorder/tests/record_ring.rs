@@ -322,7 +322,8 @@ fn memory_pressure_is_dumped_by_the_kernels_trigger_and_by_our_own_sum() {
         assert!(fired.what.contains("stalled on memory"), "{fired:?}");
         let own = capture.manifest.problems.iter().any(|p| p.what.contains("summed over the window"));
         assert_eq!(own, trigger.ends_with("/12s"), "{:?}", capture.manifest.problems);
-        assert!(faults_of(&capture).len() > 100);
+        let written: u64 = capture.manifest.accounts.iter().map(|a| a.written).sum();
+        assert!(written > 100, "{:?}", capture.manifest.accounts);
     }
 }
 

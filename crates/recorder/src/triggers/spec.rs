@@ -243,6 +243,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "s" => Ok(Duration::from_secs(number)),
         "m" | "min" => number.checked_mul(60).map(Duration::from_secs).ok_or_else(|| "too long".to_owned()),
         "h" => number.checked_mul(3600).map(Duration::from_secs).ok_or_else(|| "too long".to_owned()),
+        "" => Err(format!("a unit is missing: expected for example {number}s or {number}ms")),
         _ => Err(format!("unit `{unit}`: expected us, ms, s, m or h")),
     }
 }
