@@ -184,6 +184,7 @@ pub(crate) fn category(c: LedgerCategory) -> &'static str {
         LedgerCategory::MemoryCalls => "memory calls",
         LedgerCategory::FileIo => "file I/O",
         LedgerCategory::Network => "network",
+        LedgerCategory::Throttled => "memory throttling",
         LedgerCategory::WaitingForClient => "waiting for a client",
         LedgerCategory::WaitingForCpu => "waiting for a CPU",
         LedgerCategory::Recorder => "being recorded",

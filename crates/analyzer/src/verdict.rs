@@ -156,9 +156,7 @@ fn makes_headline(f: &Finding) -> bool {
 /// A cause in memory, and what takes more of the window if something does.
 fn from_memory(ledger: Option<&Ledger>, f: &Finding) -> Verdict {
     let of_window = ledger.filter(|l| f.cost.as_ref().is_some_and(|c| c.window == l.window.name));
-    // Stalls within a category (a sleep for memory.high) are in none of memory's own.
-    let has_most = f.cost.as_ref().is_some_and(|c| c.share() > 0.5);
-    let Some((l, more)) = of_window.filter(|_| !has_most).and_then(|l| Some((l, more_than_memory(l)?))) else {
+    let Some((l, more)) = of_window.and_then(|l| Some((l, more_than_memory(l)?))) else {
         return from_finding(VerdictKind::Memory, f);
     };
     let mut verdict = from_finding(VerdictKind::MemoryInPart, f);
@@ -177,7 +175,8 @@ fn from_memory(ledger: Option<&Ledger>, f: &Finding) -> Verdict {
 /// What recording cost comes with the faults and is no cause of its own.
 fn more_than_memory(ledger: &Ledger) -> Option<&LedgerRow> {
     use LedgerCategory as C;
-    let is_other = |r: &&LedgerRow| !matches!(r.category, C::Faults | C::MemoryCalls | C::GcStw | C::Recorder);
+    let is_other =
+        |r: &&LedgerRow| !matches!(r.category, C::Faults | C::MemoryCalls | C::GcStw | C::Throttled | C::Recorder);
     let largest = ledger.rows.iter().filter(is_other).max_by_key(|r| r.wall_ns)?;
     (largest.wall_ns > rules::memory_ns(ledger)).then_some(largest)
 }

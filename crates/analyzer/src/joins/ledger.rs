@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, MemoryCallKind};
+use mtrace_formats::tables::{IoCall, IoCallKind, MemoryCall, MemoryCallKind, Throttle};
 
 use super::activity::{Interval, Thread, Threads, carve};
 use super::critical_path::{Stretch, walk};
-use super::overlays::ByOverlay;
+use super::overlays::{self, ByOverlay};
 use super::sleeps::Waker;
 use super::wait::Waits;
 use crate::context::LedgerShare;
@@ -23,6 +23,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) faults: &'a [FaultRow],
     pub(crate) calls: &'a [MemoryCall],
     pub(crate) io: &'a [IoCall],
+    pub(crate) throttles: &'a [Throttle],
     /// What the process's sockets say about its waiting.
     pub(crate) waits: &'a Waits,
     /// Times at which the world was stopped, sorted, without overlaps.
@@ -239,14 +240,15 @@ impl Sums<'_> {
     /// Splits what the critical thread did itself.
     fn stretch(&mut self, mut rest: Vec<(i64, i64)>, t: &Thread) {
         rest = self.waits_for_cpu(&rest, t);
-        let lists = [
+        let own = [
             (LedgerCategory::Faults, &t.faults),
             (LedgerCategory::MemoryCalls, &t.calls),
             (LedgerCategory::FileIo, &t.file_io),
             (LedgerCategory::Network, &t.network),
-            (LedgerCategory::Unexplained, &t.blocked),
         ];
-        for (category, list) in lists {
+        let stalls = overlays::ALL.iter().filter_map(|o| Some((o.category?, t.overlays.get(o.table)?)));
+        let unknown = [(LedgerCategory::Unexplained, &t.blocked)];
+        for (category, list) in own.into_iter().chain(stalls).chain(unknown) {
             let mut left = Vec::with_capacity(rest.len());
             carve(&rest, list, &mut left, |row, ns| {
                 let row = match category {
@@ -329,6 +331,10 @@ impl Sums<'_> {
             LedgerCategory::MemoryCalls => s.calls.get(i).map(|c| {
                 let (function, location) = code(c.stack_id.unwrap_or(NONE));
                 (Contributor::Call(c.call, function), location)
+            }),
+            LedgerCategory::Throttled => s.throttles.get(i).map(|t| {
+                let (function, location) = code(t.stack_id.unwrap_or(NONE));
+                (Contributor::Code(function), location)
             }),
             LedgerCategory::FileIo | LedgerCategory::Network => {
                 s.io.get(i).map(|c| (Contributor::Io(c.call, c.fd), NONE))
@@ -434,7 +440,7 @@ impl Sums<'_> {
 
 fn is_countable(category: LedgerCategory) -> bool {
     use LedgerCategory as C;
-    matches!(category, C::GcStw | C::Faults | C::MemoryCalls | C::FileIo | C::Network)
+    matches!(category, C::GcStw | C::Faults | C::MemoryCalls | C::FileIo | C::Network | C::Throttled)
 }
 
 /// The path for people: at most this many parts, short ones swallowed by their neighbour.

@@ -100,6 +100,7 @@ impl World {
             faults: &self.faults,
             calls: &[],
             io: &self.io,
+            throttles: &[],
             waits: &waits,
             stw: &self.stw,
             symbols: &symbols,

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use mtrace_formats::tables::{LockMode, LockWait, MemoryCall};
 
 use super::ledger::Split;
+use super::stalls;
 use crate::load::NONE;
 use crate::model::{LockHolder, LockWaitGroup};
 use crate::symbols::SymbolTable;
 
-/// Who waited and for whom: pid, mode and function; the holder, its mode and function.
-type Key<'a> = (u32, LockMode, u32, Option<Who<'a>>, Option<LockMode>, u32);
+/// For whom: mode of the wait; the holder, its mode and function.
+type Cause<'a> = (LockMode, Option<Who<'a>>, Option<LockMode>, u32);
 
 /// A holder. Foreign processes with the same name are one: an agent may start a program for each reading.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -27,59 +28,30 @@ pub(crate) fn groups(
     symbols: &SymbolTable,
 ) -> Vec<LockWaitGroup> {
     let holders = Holders::new(rows, calls);
-    let mut groups: BTreeMap<Key<'_>, (LockWaitGroup, Vec<u32>)> = BTreeMap::new();
-    for (i, r) in (0_u32..).zip(rows) {
-        let stack = r.stack_id.unwrap_or(NONE);
-        let call = holders.call(r);
-        let held_from = call.and_then(|c| c.stack_id).unwrap_or(NONE);
-        let key = (r.pid, r.mode, symbols.function_id(stack), who(r), r.holder_mode, symbols.function_id(held_from));
-        let (g, members) = groups.entry(key).or_insert_with(|| {
-            let holder = r.holder_pid.zip(r.holder_mode).map(|(pid, mode)| LockHolder {
-                pid,
-                comm: r.holder_comm.clone().unwrap_or_default(),
-                processes: 0,
-                foreign: pid != r.pid,
-                recorder: r.holder_is_recorder == Some(true),
-                mode: mode.name().to_owned(),
-                call: call.map(|c| c.call.name().to_owned()),
-                place: symbols.location_of(held_from),
-                stack: symbols.stack(held_from),
-            });
-            let empty = LockWaitGroup {
-                pid: r.pid,
-                mode: r.mode.name().to_owned(),
-                who: symbols.location_of(stack),
-                holder,
-                count: 0,
-                sum_ns: 0,
-                max_ns: 0,
-                in_windows: Vec::new(),
-                stack: symbols.stack(stack),
-            };
-            (empty, Vec::new())
+    let held_from = |r: &LockWait| holders.call(r).and_then(|c| c.stack_id).unwrap_or(NONE);
+    let of = |r| {
+        let r: &LockWait = r;
+        let cause: Cause<'_> = (r.mode, who(r), r.holder_mode, symbols.function_id(held_from(r)));
+        stalls::Row { pid: r.pid, dur: r.dur, stack_id: r.stack_id, cause }
+    };
+    let group = |(stalls, members): (_, Vec<u32>)| {
+        let of_group: Vec<&LockWait> = members.iter().filter_map(|i| rows.get(*i as usize)).collect();
+        let first = *of_group.first()?;
+        let pids: BTreeSet<u32> = of_group.iter().filter_map(|r| r.holder_pid).collect();
+        let holder = first.holder_pid.zip(first.holder_mode).map(|(pid, mode)| LockHolder {
+            pid,
+            comm: first.holder_comm.clone().unwrap_or_default(),
+            processes: pids.len() as u64,
+            foreign: pid != first.pid,
+            recorder: first.holder_is_recorder == Some(true),
+            mode: mode.name().to_owned(),
+            call: holders.call(first).map(|c| c.call.name().to_owned()),
+            place: symbols.location_of(held_from(first)),
+            stack: symbols.stack(held_from(first)),
         });
-        g.count += 1;
-        g.sum_ns = g.sum_ns.saturating_add(r.dur);
-        g.max_ns = g.max_ns.max(r.dur);
-        members.push(i);
-    }
-    for (g, members) in groups.values_mut() {
-        let pids = members.iter().filter_map(|i| rows.get(*i as usize)?.holder_pid);
-        if let Some(holder) = &mut g.holder {
-            holder.processes = pids.collect::<BTreeSet<u32>>().len() as u64;
-        }
-    }
-    let mut out: Vec<LockWaitGroup> = groups
-        .into_values()
-        .map(|(mut g, members)| {
-            let of_process = splits.iter().filter(|s| s.ledger.pid == g.pid);
-            g.in_windows =
-                of_process.map(|s| (s.ledger.window.name.clone(), s.overlay_ns("lock_waits", &members))).collect();
-            g
-        })
-        .collect();
-    out.sort_by(|a, b| b.sum_ns.cmp(&a.sum_ns).then_with(|| a.pid.cmp(&b.pid)));
-    out
+        Some(LockWaitGroup { mode: first.mode.name().to_owned(), holder, stalls })
+    };
+    stalls::groups("lock_waits", rows, of, splits, symbols).into_iter().filter_map(group).collect()
 }
 
 fn who(r: &LockWait) -> Option<Who<'_>> {

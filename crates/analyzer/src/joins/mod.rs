@@ -23,6 +23,7 @@ mod reclaims;
 mod runtimes;
 mod sleeps;
 mod splits;
+mod stalls;
 mod throttles;
 mod timeline;
 mod wait;

@@ -1,7 +1,8 @@
 //! Stalls that lie *within* what a thread did: inside a fault, a call, or a time off the CPU.
 //!
-//! They take nothing from the categories of a ledger; laid over its critical path they say how much of it they were. A
-//! table of such stalls is one line in [`ALL`]; the joins that want its part of a window ask for it by the table's name.
+//! Laid over the critical path of a ledger they say how much of it they were. From its categories they take nothing but
+//! time off the CPU that no other one explains, and that only where they are a category. A table of such stalls is one
+//! line in [`ALL`]; the joins that want its part of a window ask for it by the table's name.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use mtrace_formats::tables::{GoMemory, GoMemoryKind};
 
 use super::activity::Interval;
 use crate::load::Tables;
+use crate::model::LedgerCategory;
 
 /// One stall of a thread.
 pub(crate) struct Stall {
@@ -22,16 +24,30 @@ pub(crate) struct Stall {
 pub(crate) struct Overlay {
     /// Name of the table.
     pub(crate) table: &'static str,
+    /// Where its time goes when it lies in no fault and no call.
+    pub(crate) category: Option<LedgerCategory>,
     /// Its rows, in order of time.
     stalls: fn(&Tables) -> Vec<Stall>,
 }
 
 /// The registry.
 pub(crate) const ALL: &[Overlay] = &[
-    Overlay { table: "reclaims", stalls: |t| stalls(&t.reclaims, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
-    Overlay { table: "throttles", stalls: |t| stalls(&t.throttles, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
-    Overlay { table: "lock_waits", stalls: |t| stalls(&t.lock_waits, |r| Some((r.pid, r.tid, r.ts, r.dur))) },
-    Overlay { table: "go_memory", stalls: |t| stalls(&t.go_memory, mark_assist) },
+    Overlay {
+        table: "reclaims",
+        category: None,
+        stalls: |t| stalls(&t.reclaims, |r| Some((r.pid, r.tid, r.ts, r.dur))),
+    },
+    Overlay {
+        table: "throttles",
+        category: Some(LedgerCategory::Throttled),
+        stalls: |t| stalls(&t.throttles, |r| Some((r.pid, r.tid, r.ts, r.dur))),
+    },
+    Overlay {
+        table: "lock_waits",
+        category: None,
+        stalls: |t| stalls(&t.lock_waits, |r| Some((r.pid, r.tid, r.ts, r.dur))),
+    },
+    Overlay { table: "go_memory", category: None, stalls: |t| stalls(&t.go_memory, mark_assist) },
 ];
 
 /// The only one of Go's that is time of a thread: one that parks or scavenges may go on on another.

@@ -187,6 +187,7 @@ impl Sources<'_> {
             faults: &self.tables.faults,
             calls: &self.tables.calls,
             io: &self.tables.io,
+            throttles: &self.tables.throttles,
             waits: &waits,
             stw: &stw,
             symbols: &self.tables.symbols,

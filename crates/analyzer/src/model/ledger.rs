@@ -19,6 +19,8 @@ pub enum LedgerCategory {
     FileIo,
     /// The critical thread was in a network call, or waited for the other side.
     Network,
+    /// The kernel had put the critical thread to sleep because memory is short (memory.high, throttling in reclaim).
+    Throttled,
     /// Nothing to do: before the first client came.
     WaitingForClient,
     /// The recorder's own probes held the critical thread up; measured on the host, per fault.

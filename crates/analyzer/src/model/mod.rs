@@ -8,7 +8,6 @@ mod finding;
 mod gc;
 mod ledger;
 mod overview;
-mod reclaim;
 mod requests;
 mod runtimes;
 mod stalls;
@@ -29,9 +28,8 @@ pub use overview::{
     Analysis, CaptureFacts, Facts, FidelityFact, FlameGraph, ProbeFact, ProcessFact, REPORT_VERSION, ReplayCertificate,
     Trust,
 };
-pub use reclaim::ReclaimGroup;
 pub use requests::{RequestTable, SlowRequest};
 pub use runtimes::{RuntimeFacts, RuntimeValue, RuntimeWork, Runtimes};
-pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ThrottleGroup};
+pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ReclaimGroup, Stalls, ThrottleGroup};
 pub use timeline::{Band, Envelope, Series, Timeline};
 pub use trigger::TriggerFact;

@@ -5,10 +5,9 @@ use super::faults::{Churn, EnomemGroup, FaultTables};
 use super::finding::{Finding, RuledOut, Verdict};
 use super::gc::GcTable;
 use super::ledger::Ledger;
-use super::reclaim::ReclaimGroup;
 use super::requests::RequestTable;
 use super::runtimes::Runtimes;
-use super::stalls::{ForkGroup, LockWaitGroup, OomVictim, ThrottleGroup};
+use super::stalls::{ForkGroup, LockWaitGroup, OomVictim, ReclaimGroup, ThrottleGroup};
 use super::timeline::Timeline;
 use super::trigger::TriggerFact;
 

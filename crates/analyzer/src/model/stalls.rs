@@ -1,15 +1,14 @@
 use serde::Serialize;
 
 use super::finding::{CodeLocation, StackFrame};
+use super::ledger::Ledger;
 
-/// Sleeps of one kind that the kernel imposed on threads in one function.
+/// Stalls of one cause of threads in one function.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ThrottleGroup {
+pub struct Stalls {
     /// Process.
     pub pid: u32,
-    /// "memory_high" or "vmscan".
-    pub kind: String,
-    /// Whose page fault or call led to it.
+    /// Whose page fault or call it was.
     pub who: Option<CodeLocation>,
     /// Times.
     pub count: u64,
@@ -21,6 +20,41 @@ pub struct ThrottleGroup {
     pub in_windows: Vec<(String, i64)>,
     /// Stack of the first one, innermost first.
     pub stack: Vec<StackFrame>,
+}
+
+impl Stalls {
+    /// Wall time on the critical path of a ledger; 0 for one of another process.
+    pub fn in_window(&self, ledger: &Ledger) -> i64 {
+        let of_ledger = |(name, _): &&(String, i64)| self.pid == ledger.pid && *name == ledger.window.name;
+        self.in_windows.iter().find(of_ledger).map_or(0, |(_, ns)| *ns)
+    }
+
+    /// Number, time and the longest of all these together.
+    pub fn total<'a>(all: impl Iterator<Item = &'a Self>) -> (u64, i64, i64) {
+        all.fold((0, 0, 0), |(n, sum, max), s| (n + s.count, sum.saturating_add(s.sum_ns), max.max(s.max_ns)))
+    }
+}
+
+/// Reclaim or compaction of one kind by threads in one function.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReclaimGroup {
+    /// "direct", "memcg" or "compaction".
+    pub kind: String,
+    /// Pages freed.
+    pub reclaimed_pages: u64,
+    /// How often and how long.
+    #[serde(flatten)]
+    pub stalls: Stalls,
+}
+
+/// Sleeps of one kind that the kernel imposed on threads in one function.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ThrottleGroup {
+    /// "memory_high" or "vmscan".
+    pub kind: String,
+    /// How often and how long.
+    #[serde(flatten)]
+    pub stalls: Stalls,
 }
 
 /// Who held a lock that somebody waited for.
@@ -49,24 +83,13 @@ pub struct LockHolder {
 /// Waits of threads in one function for one holder of their address space's lock.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LockWaitGroup {
-    /// Process.
-    pub pid: u32,
     /// "read" or "write".
     pub mode: String,
-    /// Whose page fault or call it was.
-    pub who: Option<CodeLocation>,
     /// Who held it; null if the lock named nobody.
     pub holder: Option<LockHolder>,
-    /// Times.
-    pub count: u64,
-    /// Time in all, all threads.
-    pub sum_ns: i64,
-    /// The longest.
-    pub max_ns: i64,
-    /// Wall time on the critical path of each ledger of the process, by window name.
-    pub in_windows: Vec<(String, i64)>,
-    /// Stack of the first one, innermost first.
-    pub stack: Vec<StackFrame>,
+    /// How often and how long.
+    #[serde(flatten)]
+    pub stalls: Stalls,
 }
 
 /// Forks by one function, and what they cost the parent afterwards.

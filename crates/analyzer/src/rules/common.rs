@@ -3,6 +3,7 @@
 use crate::context::Joined;
 use crate::model::{
     CodeLocation, Confidence, Cost, Evidence, FidelityFact, Finding, Ledger, LedgerCategory, LookAlike, RuledOut,
+    Stalls,
 };
 use crate::units;
 
@@ -241,7 +242,7 @@ pub(super) fn not_checked(code: &str, cause: &str, why: impl Into<String>) -> Ru
 pub(super) fn reclaim_look_alike(joined: &Joined) -> LookAlike {
     let cause = "direct reclaim or memory pressure made the faults slow".to_owned();
     if probe_ran(joined, "reclaims") && missing_text(joined, "reclaims").is_none() {
-        let sum: i64 = joined.facts.reclaims.iter().fold(0, |sum, g| sum.saturating_add(g.sum_ns));
+        let (_, sum, _) = Stalls::total(joined.facts.reclaims.iter().map(|g| &g.stalls));
         let observation = match sum {
             0 => "no thread of the targets had to reclaim or compact memory".to_owned(),
             _ => format!("threads of the targets reclaimed or compacted memory for {}", units::duration(sum)),

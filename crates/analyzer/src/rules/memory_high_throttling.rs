@@ -1,9 +1,9 @@
 use mtrace_formats::tables::SampleSource;
 
 use super::common::{Doubt, main_ledger, not_checked, place, probe_ran, ruled_out};
-use super::{Outcome, common, rule};
+use super::{Outcome, common, rule, stalls};
 use crate::context::Joined;
-use crate::model::{Confidence, Evidence, Finding, Fix, Ledger, LookAlike, NamedStack, ThrottleGroup};
+use crate::model::{Confidence, Evidence, Finding, Fix, Ledger, LookAlike, Stalls, ThrottleGroup};
 use crate::units;
 
 const CODE: &str = "memory-high-throttling";
@@ -13,8 +13,6 @@ const CAUSE: &str = "threads were put to sleep because their cgroup was above me
 const MIN_SHARE: f64 = 0.10;
 /// Kind, as in the table.
 const KIND: &str = "memory_high";
-/// Stacks shown.
-const MAX_STACKS: usize = 3;
 
 rule! {
     /// **memory.high throttling.** A cgroup (v2) uses more than its memory.high. Nobody is killed: each thread that takes
@@ -47,38 +45,23 @@ fn check(joined: &Joined) -> Outcome {
         ));
     }
     let mut groups: Vec<&ThrottleGroup> =
-        joined.facts.throttles.iter().filter(|g| g.pid == ledger.pid && g.kind == KIND).collect();
-    groups.sort_by_key(|g| std::cmp::Reverse(in_window(g, ledger)));
-    let wall_ns: i64 = groups.iter().map(|g| in_window(g, ledger)).sum();
+        joined.facts.throttles.iter().filter(|g| g.stalls.pid == ledger.pid && g.kind == KIND).collect();
+    let wall_ns = stalls::rank(&mut groups, ledger, |g| &g.stalls);
     if let Some(g) = groups.first().filter(|_| common::cost(ledger, wall_ns).share() >= MIN_SHARE) {
         return Outcome::Found(vec![finding(joined, ledger, g, &groups, wall_ns)]);
     }
-    let why = match groups.len() {
-        0 => "no thread of the process was put to sleep for it".to_owned(),
-        _ => format!(
-            "{} times in the capture, {} in all, {} of the {} on its critical path",
-            units::count(groups.iter().map(|g| g.count).sum()),
-            units::duration(groups.iter().fold(0_i64, |sum, g| sum.saturating_add(g.sum_ns))),
-            units::duration(wall_ns),
-            ledger.window.name
-        ),
-    };
+    let none = "no thread of the process was put to sleep for it";
+    let why = stalls::too_few(groups.iter().map(|g| &g.stalls), ledger, none);
     Outcome::RuledOut(ruled_out(joined, CODE, CAUSE, why, &["throttles"]))
-}
-
-fn in_window(g: &ThrottleGroup, ledger: &Ledger) -> i64 {
-    g.in_windows.iter().find(|(name, _)| *name == ledger.window.name).map_or(0, |(_, ns)| *ns)
 }
 
 /// `main` is the group with most time in the window.
 fn finding(joined: &Joined, ledger: &Ledger, main: &ThrottleGroup, groups: &[&ThrottleGroup], wall_ns: i64) -> Finding {
-    let count: u64 = groups.iter().map(|g| g.count).sum();
-    let all_ns = groups.iter().fold(0_i64, |sum, g| sum.saturating_add(g.sum_ns));
-    let longest = groups.iter().map(|g| g.max_ns).max().unwrap_or(0);
+    let (count, all_ns, longest) = Stalls::total(groups.iter().map(|g| &g.stalls));
     let cost = common::cost(ledger, wall_ns);
     let mut doubt = Doubt::new();
     doubt.accounting(joined, "throttles");
-    if main.who.is_none() {
+    if main.stalls.who.is_none() {
         doubt.at_most(Confidence::Medium, "the code that had to wait could not be named");
     }
     let (confidence, confidence_reasons) = doubt.finish();
@@ -93,12 +76,12 @@ fn finding(joined: &Joined, ledger: &Ledger, main: &ThrottleGroup, groups: &[&Th
             units::duration(cost.window_ns),
             units::count(count),
             units::duration(longest),
-            place(main.who.as_ref()),
+            place(main.stalls.who.as_ref()),
         ),
         pid: ledger.pid,
         confidence,
         confidence_reasons,
-        location: main.who.clone(),
+        location: main.stalls.who.clone(),
         evidence: evidence(joined, ledger, count, all_ns),
         against: against(joined),
         look_alikes: vec![LookAlike {
@@ -110,19 +93,11 @@ fn finding(joined: &Joined, ledger: &Ledger, main: &ThrottleGroup, groups: &[&Th
             },
             excluded: grown(joined, "memory.events.max") == Some(0),
         }],
-        stacks: groups
-            .iter()
-            .take(MAX_STACKS)
-            .map(|g| NamedStack {
-                title: "was put to sleep after it".to_owned(),
-                weight: format!("{} times, {}", units::count(g.count), units::duration(g.sum_ns)),
-                frames: g.stack.clone(),
-            })
-            .collect(),
+        stacks: stalls::stacks("was put to sleep after it", groups.iter().map(|g| &g.stalls)),
         fix: Fix {
             what: format!(
                 "raise memory.high above what the processes of the cgroup need, or keep less: look at {}",
-                place(main.who.as_ref())
+                place(main.stalls.who.as_ref())
             ),
             gain_low_ns: Some(wall_ns),
             gain_high_ns: Some(wall_ns),

@@ -1,7 +1,9 @@
 use super::common::{Doubt, main_ledger, not_checked, percent, place, probe_ran, ruled_out};
-use super::{Outcome, common, rule};
+use super::{Outcome, common, rule, stalls};
 use crate::context::Joined;
-use crate::model::{Confidence, Evidence, Finding, Fix, Ledger, LockHolder, LockWaitGroup, LookAlike, NamedStack};
+use crate::model::{
+    Confidence, Evidence, Finding, Fix, Ledger, LockHolder, LockWaitGroup, LookAlike, NamedStack, Stalls,
+};
 use crate::units;
 
 const CODE: &str = "mmap-lock-contention";
@@ -41,27 +43,15 @@ fn check(joined: &Joined) -> Outcome {
     if !probe_ran(joined, "lock_waits") {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, "the probe `lock_waits` did not run"));
     }
-    let mut groups: Vec<&LockWaitGroup> = joined.facts.lock_waits.iter().filter(|g| g.pid == ledger.pid).collect();
-    groups.sort_by_key(|g| std::cmp::Reverse(in_window(g, ledger)));
-    let wall_ns: i64 = groups.iter().map(|g| in_window(g, ledger)).sum();
+    let mut groups: Vec<&LockWaitGroup> =
+        joined.facts.lock_waits.iter().filter(|g| g.stalls.pid == ledger.pid).collect();
+    let wall_ns = stalls::rank(&mut groups, ledger, |g| &g.stalls);
     if common::cost(ledger, wall_ns).share() >= MIN_SHARE {
         return Outcome::Found(vec![finding(joined, ledger, &groups, wall_ns)]);
     }
-    let why = match groups.len() {
-        0 => "no thread of the process had to wait for it".to_owned(),
-        _ => format!(
-            "{} waits in the capture, {} in all, {} of the {} on its critical path",
-            units::count(groups.iter().map(|g| g.count).sum()),
-            units::duration(groups.iter().fold(0_i64, |sum, g| sum.saturating_add(g.sum_ns))),
-            units::duration(wall_ns),
-            ledger.window.name
-        ),
-    };
+    let none = "no thread of the process had to wait for it";
+    let why = stalls::too_few(groups.iter().map(|g| &g.stalls), ledger, none);
     Outcome::RuledOut(ruled_out(joined, CODE, CAUSE, why, &["lock_waits"]))
-}
-
-fn in_window(g: &LockWaitGroup, ledger: &Ledger) -> i64 {
-    g.in_windows.iter().find(|(name, _)| *name == ledger.window.name).map_or(0, |(_, ns)| *ns)
 }
 
 /// Waits for one holder.
@@ -79,10 +69,10 @@ fn holders<'a>(groups: &[&'a LockWaitGroup], ledger: &Ledger) -> Vec<Held<'a>> {
         let same = |h: &&mut Held<'_>| identity(h.holder) == identity(holder);
         match out.iter_mut().find(same) {
             Some(h) => {
-                h.count += g.count;
-                h.wall_ns += in_window(g, ledger);
+                h.count += g.stalls.count;
+                h.wall_ns += g.stalls.in_window(ledger);
             }
-            None => out.push(Held { holder, count: g.count, wall_ns: in_window(g, ledger) }),
+            None => out.push(Held { holder, count: g.stalls.count, wall_ns: g.stalls.in_window(ledger) }),
         }
     }
     out.sort_by_key(|h| std::cmp::Reverse((h.wall_ns, h.count)));
@@ -108,11 +98,10 @@ fn foreign(holder: &LockHolder) -> String {
 
 /// `groups` are those of the process, most time in the window first.
 fn finding(joined: &Joined, ledger: &Ledger, groups: &[&LockWaitGroup], wall_ns: i64) -> Finding {
-    let count: u64 = groups.iter().map(|g| g.count).sum();
-    let longest = groups.iter().map(|g| g.max_ns).max().unwrap_or(0);
+    let (count, _, longest) = Stalls::total(groups.iter().map(|g| &g.stalls));
     let holders = holders(groups, ledger);
     let main = holders.first();
-    let waiter = groups.first().and_then(|g| g.who.clone());
+    let waiter = groups.first().and_then(|g| g.stalls.who.clone());
     let cost = common::cost(ledger, wall_ns);
     let mut doubt = Doubt::new();
     doubt.accounting(joined, "lock_waits");
@@ -188,8 +177,7 @@ fn describe(holder: &LockHolder) -> String {
 }
 
 fn evidence(ledger: &Ledger, groups: &[&LockWaitGroup], holders: &[Held<'_>]) -> Vec<Evidence> {
-    let sum = groups.iter().fold(0_i64, |sum, g| sum.saturating_add(g.sum_ns));
-    let count: u64 = groups.iter().map(|g| g.count).sum();
+    let (count, sum, _) = Stalls::total(groups.iter().map(|g| &g.stalls));
     let mut out = vec![Evidence {
         what: "waits for mmap_lock in the capture, all threads".to_owned(),
         value: format!("{}, {} in all", units::count(count), units::duration(sum)),
@@ -212,12 +200,7 @@ fn stacks(groups: &[&LockWaitGroup], holders: &[Held<'_>]) -> Vec<NamedStack> {
         weight: format!("{} waits", units::count(h.count)),
         frames: h.holder.stack.clone(),
     });
-    let waited = groups.iter().take(2).map(|g| NamedStack {
-        title: "waited for it".to_owned(),
-        weight: format!("{} times, {}", units::count(g.count), units::duration(g.sum_ns)),
-        frames: g.stack.clone(),
-    });
-    held.chain(waited).collect()
+    held.chain(stalls::stacks("waited for it", groups.iter().map(|g| &g.stalls))).collect()
 }
 
 fn fix(holder: Option<&LockHolder>) -> String {

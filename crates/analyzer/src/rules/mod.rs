@@ -15,6 +15,7 @@ mod not_memory;
 mod oom_kill;
 mod purge_refault_churn;
 mod reclaim_stalls;
+mod stalls;
 
 use std::fmt::Write as _;
 

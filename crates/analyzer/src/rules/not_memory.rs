@@ -99,22 +99,14 @@ fn check(joined: &Joined) -> Outcome {
 
 /// What the kernel did with the window's time because of memory, in whatever category it lies: probe, what, time.
 fn stalls(joined: &Joined, ledger: &Ledger) -> [(&'static str, &'static str, i64); 3] {
-    let in_window = |pid: u32, windows: &[(String, i64)]| {
-        let of_window = windows.iter().filter(|(name, _)| pid == ledger.pid && *name == ledger.window.name);
-        of_window.map(|(_, ns)| *ns).sum::<i64>()
-    };
     let facts = &joined.facts;
     [
-        ("reclaims", "reclaim memory", facts.reclaims.iter().map(|g| in_window(g.pid, &g.in_windows)).sum()),
-        (
-            "throttles",
-            "sleep for want of memory",
-            facts.throttles.iter().map(|g| in_window(g.pid, &g.in_windows)).sum(),
-        ),
+        ("reclaims", "reclaim memory", facts.reclaims.iter().map(|g| g.stalls.in_window(ledger)).sum()),
+        ("throttles", "sleep for want of memory", facts.throttles.iter().map(|g| g.stalls.in_window(ledger)).sum()),
         (
             "lock_waits",
             "wait for the lock of its address space",
-            facts.lock_waits.iter().map(|g| in_window(g.pid, &g.in_windows)).sum(),
+            facts.lock_waits.iter().map(|g| g.stalls.in_window(ledger)).sum(),
         ),
     ]
 }
@@ -153,7 +145,7 @@ fn faults_inside(joined: &Joined, ledger: &Ledger) -> i64 {
 
 /// Wall time that is memory's.
 pub(crate) fn memory_ns(ledger: &Ledger) -> i64 {
-    [LedgerCategory::Faults, LedgerCategory::MemoryCalls, LedgerCategory::GcStw]
+    [LedgerCategory::Faults, LedgerCategory::MemoryCalls, LedgerCategory::GcStw, LedgerCategory::Throttled]
         .iter()
         .map(|c| ledger.wall_ns(*c))
         .sum()
@@ -170,6 +162,7 @@ fn other(ledger: &Ledger) -> Option<LedgerCategory> {
                 LedgerCategory::Faults
                     | LedgerCategory::MemoryCalls
                     | LedgerCategory::GcStw
+                    | LedgerCategory::Throttled
                     | LedgerCategory::Recorder
                     | LedgerCategory::Unexplained
             )
@@ -182,6 +175,7 @@ fn name(category: LedgerCategory) -> &'static str {
     match category {
         LedgerCategory::FileIo => "waiting for files",
         LedgerCategory::Network => "waiting for the network",
+        LedgerCategory::Throttled => "memory throttling",
         LedgerCategory::WaitingForClient => "waiting for a client",
         LedgerCategory::WaitingForCpu => "waiting for a CPU",
         LedgerCategory::Recorder => "the recorder itself",

@@ -1,7 +1,7 @@
 use super::common::{Doubt, main_ledger, not_checked, place, probe_ran, ruled_out};
-use super::{Outcome, common, rule};
+use super::{Outcome, common, rule, stalls};
 use crate::context::Joined;
-use crate::model::{Confidence, Evidence, Finding, Fix, Ledger, LookAlike, NamedStack, ReclaimGroup};
+use crate::model::{Confidence, Evidence, Finding, Fix, Ledger, LookAlike, ReclaimGroup, Stalls};
 use crate::units;
 
 const CODE: &str = "reclaim-stalls";
@@ -12,8 +12,6 @@ const MIN_SHARE: f64 = 0.10;
 
 /// Kinds, as in the table.
 const KINDS: [&str; 3] = ["memcg", "direct", "compaction"];
-/// Stacks shown.
-const MAX_STACKS: usize = 3;
 
 rule! {
     /// **Reclaim stalls.** A memory cgroup is at its limit, or the host is out of free memory: then the kernel makes the
@@ -41,43 +39,27 @@ fn check(joined: &Joined) -> Outcome {
     if !probe_ran(joined, "reclaims") {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, "the probe `reclaims` did not run"));
     }
-    let groups = || joined.facts.reclaims.iter().filter(|g| g.pid == ledger.pid);
+    let groups = || joined.facts.reclaims.iter().filter(|g| g.stalls.pid == ledger.pid);
     let found: Vec<Finding> = KINDS
         .iter()
         .filter_map(|kind| {
             let mut of_kind: Vec<&ReclaimGroup> = groups().filter(|g| g.kind == *kind).collect();
-            of_kind.sort_by_key(|g| std::cmp::Reverse(in_window(g, ledger)));
-            finding(joined, ledger, &of_kind)
+            let wall_ns = stalls::rank(&mut of_kind, ledger, |g| &g.stalls);
+            finding(joined, ledger, &of_kind, wall_ns)
         })
         .collect();
     if !found.is_empty() {
         return Outcome::Found(found);
     }
-    let (count, ns) = groups().fold((0, 0_i64), |(n, ns), g| (n + g.count, ns.saturating_add(g.sum_ns)));
-    let why = match count {
-        0 => "no thread of the process had to reclaim or compact memory".to_owned(),
-        _ => format!(
-            "{} times in the capture, {} in all, {} of the {} on its critical path",
-            units::count(count),
-            units::duration(ns),
-            units::duration(groups().map(|g| in_window(g, ledger)).sum()),
-            ledger.window.name
-        ),
-    };
+    let none = "no thread of the process had to reclaim or compact memory";
+    let why = stalls::too_few(groups().map(|g| &g.stalls), ledger, none);
     Outcome::RuledOut(ruled_out(joined, CODE, CAUSE, why, &["reclaims"]))
 }
 
-fn in_window(g: &ReclaimGroup, ledger: &Ledger) -> i64 {
-    g.in_windows.iter().find(|(name, _)| *name == ledger.window.name).map_or(0, |(_, ns)| *ns)
-}
-
 /// `groups` are of one kind, those with most time in the window first.
-fn finding(joined: &Joined, ledger: &Ledger, groups: &[&ReclaimGroup]) -> Option<Finding> {
+fn finding(joined: &Joined, ledger: &Ledger, groups: &[&ReclaimGroup], wall_ns: i64) -> Option<Finding> {
     let g = *groups.first()?;
-    let wall_ns = groups.iter().map(|g| in_window(g, ledger)).sum();
-    let count: u64 = groups.iter().map(|g| g.count).sum();
-    let all_ns = groups.iter().fold(0_i64, |sum, g| sum.saturating_add(g.sum_ns));
-    let longest = groups.iter().map(|g| g.max_ns).max().unwrap_or(0);
+    let (count, all_ns, longest) = Stalls::total(groups.iter().map(|g| &g.stalls));
     let freed = groups.iter().fold(0_u64, |sum, g| sum.saturating_add(g.reclaimed_pages));
     let cost = common::cost(ledger, wall_ns);
     if cost.share() < MIN_SHARE {
@@ -85,7 +67,7 @@ fn finding(joined: &Joined, ledger: &Ledger, groups: &[&ReclaimGroup]) -> Option
     }
     let mut doubt = Doubt::new();
     doubt.accounting(joined, "reclaims");
-    if g.who.is_none() {
+    if g.stalls.who.is_none() {
         doubt.at_most(Confidence::Medium, "the code that had to wait could not be named");
     }
     let majors = major_faults(joined, ledger);
@@ -101,13 +83,13 @@ fn finding(joined: &Joined, ledger: &Ledger, groups: &[&ReclaimGroup]) -> Option
             what(&g.kind),
             units::count(count),
             units::duration(longest),
-            place(g.who.as_ref()),
+            place(g.stalls.who.as_ref()),
             whose(&g.kind),
         ),
-        pid: g.pid,
+        pid: ledger.pid,
         confidence,
         confidence_reasons,
-        location: g.who.clone(),
+        location: g.stalls.who.clone(),
         evidence: vec![
             Evidence {
                 what: format!("{} in the capture, all threads", what(&g.kind)),
@@ -119,7 +101,7 @@ fn finding(joined: &Joined, ledger: &Ledger, groups: &[&ReclaimGroup]) -> Option
                 ),
                 query: Some(format!(
                     "SELECT count(*), sum(dur), max(dur) FROM 'CAPTURE/reclaims/*.parquet' WHERE pid = {} AND kind = '{}'",
-                    g.pid, g.kind
+                    ledger.pid, g.kind
                 )),
             },
             Evidence { what: "major faults of the process in the capture".to_owned(), value: majors, query: None },
@@ -130,15 +112,7 @@ fn finding(joined: &Joined, ledger: &Ledger, groups: &[&ReclaimGroup]) -> Option
             observation: format!("{} pages had to be freed for it", units::count(freed)),
             excluded: freed > 0,
         }],
-        stacks: groups
-            .iter()
-            .take(MAX_STACKS)
-            .map(|g| NamedStack {
-                title: "had to wait for it".to_owned(),
-                weight: format!("{} times, {}", units::count(g.count), units::duration(g.sum_ns)),
-                frames: g.stack.clone(),
-            })
-            .collect(),
+        stacks: stalls::stacks("had to wait for it", groups.iter().map(|g| &g.stalls)),
         fix: Fix {
             what: fix(&g.kind).to_owned(),
             gain_low_ns: Some(wall_ns),

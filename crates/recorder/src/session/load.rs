@@ -175,9 +175,9 @@ impl Loaded {
         }
     }
 
-    /// Detaches everything. The counters can still be read.
+    /// Detaches everything, what was attached last first: ends before begins. The counters can still be read.
     pub(crate) fn detach(&mut self) {
-        self.links.clear();
+        while self.links.pop().is_some() {}
     }
 
     /// The counters, summed over the CPUs.

@@ -13,7 +13,7 @@
 /* What acquiring without waiting takes, with room; for kernels where that cannot be told otherwise. */
 #define SHORTEST_WAIT_NS 2000
 
-struct waiting {
+struct stall {
 	u64 ts;
 	u64 lock;
 	u32 detail;
@@ -23,16 +23,10 @@ struct waiting {
 	char holder_comm[16];
 };
 
-/* Keyed by thread. Preallocated: a spinlock that is fought over comes here, too, from wherever. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, u32);
-	__type(value, struct waiting);
-} open SEC(".maps");
+#include "open_stall.bpf.h"
 
 /* The pointer may be stale where a reader left it: reads fail or find another task then, never more. */
-static __always_inline void note_holder(struct waiting *w, struct mm_struct *mm)
+static __always_inline void note_holder(struct stall *w, struct mm_struct *mm)
 {
 	u64 owner = BPF_CORE_READ(mm, mmap_lock.owner.counter);
 	struct task_struct *task = (void *)(owner & ~RWSEM_OWNER_FLAGS);
@@ -52,32 +46,24 @@ static __always_inline void note_holder(struct waiting *w, struct mm_struct *mm)
 
 static __always_inline int wait_begins(struct mm_struct *mm, u64 lock, u32 detail)
 {
-	struct waiting w = { .ts = bpf_ktime_get_ns(), .lock = lock, .detail = detail };
-	u32 tid = bpf_get_current_pid_tgid();
+	struct stall w = { .ts = bpf_ktime_get_ns(), .lock = lock, .detail = detail };
 
 	note_holder(&w, mm);
-	if (bpf_map_update_elem(&open, &tid, &w, BPF_ANY)) {
-		count(MT_SEEN);
-		count(MT_NO_STATE);
-	}
+	open_stall(bpf_get_current_pid_tgid(), &w);
 	return 0;
 }
 
 static __always_inline int wait_ends(u64 lock, u64 shortest)
 {
 	u64 now = bpf_ktime_get_ns(), who = bpf_get_current_pid_tgid();
-	u32 tid = who;
-	struct waiting *found = bpf_map_lookup_elem(&open, &tid);
-	struct pt_regs *user;
+	struct stall *found = stall_of(who), w;
 	struct mt_lock_wait *r;
 	struct mt_target *t;
-	struct waiting w;
 	u64 stack;
 
 	if (!found || found->lock != lock)
 		return 0;
-	w = *found;
-	bpf_map_delete_elem(&open, &tid);
+	w = close_stall(who, found);
 	if (now - w.ts < shortest) {
 		count(MT_OWN_0);
 		return 0;
@@ -86,8 +72,7 @@ static __always_inline int wait_ends(u64 lock, u64 shortest)
 	if (!t)
 		return 0;
 	count(MT_SEEN);
-	user = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	stack = take_stack(who, t->image, user->ip, user->sp, user->bp);
+	stack = stack_here(who, t->image);
 	r = RESERVE(struct mt_lock_wait);
 	if (!r)
 		return 0;
@@ -149,9 +134,5 @@ int BPF_PROG(locking_ends, struct mm_struct *mm)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(waiting_thread_exit, struct task_struct *task)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-
-	if (target_of(task->tgid) && !bpf_map_delete_elem(&open, &tid))
-		count(MT_OWN_1);
-	return 0;
+	return forget_stall(task, MT_OWN_1);
 }

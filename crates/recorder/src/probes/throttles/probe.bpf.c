@@ -6,23 +6,12 @@
 /* include/linux/sched.h: TASK_WAKEKILL | TASK_UNINTERRUPTIBLE */
 #define TASK_KILLABLE 0x102
 
-struct begun {
+struct stall {
 	u64 ts;
 	u64 stack; /* the variant that sees the sleep only */
 };
 
-/* Keyed by thread. Preallocated: memory is short where this is used. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, u32);
-	__type(value, struct begun);
-} open SEC(".maps");
-
-static __always_inline u64 stack_here(u64 who, u32 image)
-{
-	return take_stack_alone(who, image, (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
-}
+#include "open_stall.bpf.h"
 
 static __always_inline struct mt_throttle *row(u16 kind, u64 who, u32 reason, u64 ts, u64 dur, u64 stack)
 {
@@ -41,12 +30,9 @@ static __always_inline struct mt_throttle *row(u16 kind, u64 who, u32 reason, u6
 
 static __always_inline void note(u32 tid, u64 stack)
 {
-	struct begun b = { .ts = bpf_ktime_get_ns(), .stack = stack };
+	struct stall s = { .ts = bpf_ktime_get_ns(), .stack = stack };
 
-	if (bpf_map_update_elem(&open, &tid, &b, BPF_ANY)) {
-		count(MT_SEEN);
-		count(MT_NO_STATE);
-	}
+	open_stall(tid, &s);
 }
 
 static __always_inline int high_begins(void)
@@ -63,20 +49,18 @@ static __always_inline int high_begins(void)
 
 static __always_inline int high_ends(void)
 {
-	u64 now = bpf_ktime_get_ns(), who = bpf_get_current_pid_tgid(), ts;
-	u32 tid = who;
-	struct begun *b = bpf_map_lookup_elem(&open, &tid);
+	u64 now = bpf_ktime_get_ns(), who = bpf_get_current_pid_tgid();
+	struct stall *found = stall_of(who), s;
 	struct mt_throttle *r;
 	struct mt_target *t;
 
-	if (!b)
+	if (!found)
 		return 0;
-	ts = b->ts;
-	bpf_map_delete_elem(&open, &tid);
+	s = close_stall(who, found);
 	t = target_of(who >> 32);
 	if (!t)
 		return 0;
-	r = row(MT_THROTTLE_MEMORY_HIGH, who, 0, ts, now - ts, stack_here(who, t->image));
+	r = row(MT_THROTTLE_MEMORY_HIGH, who, 0, s.ts, now - s.ts, stack_here(who, t->image));
 	if (r)
 		SUBMIT(r);
 	return 0;
@@ -173,10 +157,10 @@ static __always_inline bool in_handler(void *ctx)
 SEC("tp_btf/sched_switch")
 int BPF_PROG(high_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-	u64 now = bpf_ktime_get_ns(), ts, stack, who = (u64)(u32)prev->tgid << 32 | (u32)prev->pid;
+	u64 now = bpf_ktime_get_ns(), who = (u64)(u32)prev->tgid << 32 | (u32)prev->pid;
 	struct mt_target *t;
 	struct mt_throttle *r;
-	struct begun *b;
+	struct stall *found, s;
 	u32 tid;
 
 	if (!preempt && (prev->__state & TASK_KILLABLE) == TASK_KILLABLE) {
@@ -185,13 +169,11 @@ int BPF_PROG(high_switch, bool preempt, struct task_struct *prev, struct task_st
 			note(who, stack_here(who, t->image));
 	}
 	tid = next->pid;
-	b = bpf_map_lookup_elem(&open, &tid);
-	if (!b)
+	found = stall_of(tid);
+	if (!found)
 		return 0;
-	ts = b->ts;
-	stack = b->stack;
-	bpf_map_delete_elem(&open, &tid);
-	r = row(MT_THROTTLE_MEMORY_HIGH, (u64)(u32)next->tgid << 32 | tid, 0, ts, now - ts, stack);
+	s = close_stall(tid, found);
+	r = row(MT_THROTTLE_MEMORY_HIGH, (u64)(u32)next->tgid << 32 | tid, 0, s.ts, now - s.ts, s.stack);
 	/* Never a wake-up from here: the run queue is locked. */
 	if (r)
 		bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
@@ -217,9 +199,5 @@ int BPF_PROG(vmscan_throttled, int node, int timeout_us, int delayed_us, int rea
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(throttled_thread_exit, struct task_struct *task)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-
-	if (target_of(task->tgid) && !bpf_map_delete_elem(&open, &tid))
-		count(MT_OWN_0);
-	return 0;
+	return forget_stall(task, MT_OWN_0);
 }
