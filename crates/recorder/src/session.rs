@@ -8,6 +8,7 @@ mod fidelity;
 mod files;
 mod finish;
 mod flight;
+mod gone;
 mod images;
 mod limits;
 mod load;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
 use mtrace_formats::capture::{Manifest, Problem};
-use mtrace_formats::tables::{FaultCountAt, RuntimeKind, SnapshotReason};
+use mtrace_formats::tables::{FaultCountAt, SnapshotReason};
 
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
@@ -46,8 +47,8 @@ use crate::target::launch::Launched;
 use crate::target::rule::Rule;
 use crate::{Options, Progress, Summary};
 pub(crate) use load::Loaded;
-use processes::{Came, Processes, Todo};
-use runtimes::{Found, Runtimes};
+use processes::{Processes, Todo};
+use runtimes::Runtimes;
 pub(crate) use sink::Sink;
 pub(crate) use trial::trial;
 
@@ -236,62 +237,6 @@ impl Session<'_> {
         }
     }
 
-    /// Attaches the probes of the language runtimes to what the process runs.
-    fn look_for_runtimes(&mut self, pid: u32, how: Came) {
-        for found in self.runtimes.look_at(&mut self.probes, pid, how != Came::Running) {
-            self.note_runtime(pid, &found, how);
-        }
-    }
-
-    /// A process has loaded a JVM's library.
-    fn jvm_loaded(&mut self, pid: u32) {
-        if let Some(found) = self.runtimes.library_mapped(&mut self.probes, pid) {
-            self.note_runtime(pid, &found, Came::Running);
-        }
-    }
-
-    fn note_runtime(&mut self, pid: u32, found: &Found, how: Came) {
-        // A JVM loads its library long after its exec.
-        let late = how == Came::Running || (how == Came::Exec && found.kind == RuntimeKind::Go);
-        if found.new && late {
-            let (what, table) = match found.kind {
-                RuntimeKind::Go => ("the probes of the Go runtime", "gc_events"),
-                RuntimeKind::Jvm => ("the probes of the JVM", "jvm_events"),
-            };
-            self.problem(format!(
-                "{what} of process {pid} were attached while it ran: collections before this moment are not in {table}"
-            ));
-        }
-        let mut sink = self.sink.borrow_mut();
-        if found.kind == RuntimeKind::Go && found.version.as_deref().is_some_and(runtimes::has_stw_reason) {
-            sink.has_stw_reason.insert(pid);
-        }
-        if self.processes.is_new_runtime(pid, found.kind) {
-            runtimes::settings_of(pid, found).into_iter().for_each(|r| sink.push(r));
-        }
-        if found.kind == RuntimeKind::Go
-            && let Some(t) = self.processes.entry(pid)
-        {
-            t.go_version = found.version.clone();
-        }
-    }
-
-    /// Takes ended processes out of the kernel's map, late enough that nothing of theirs comes after.
-    fn reap(&mut self) {
-        let now = monotonic_ns();
-        while let Some((when, pid, image)) = self.ended.front().copied() {
-            if now - when < REMOVE_AFTER_NS {
-                break;
-            }
-            self.ended.pop_front();
-            // Unless the pid is in use again.
-            if self.processes.image(pid) == Some(image) {
-                self.shared.remove_target(pid);
-            }
-            self.processes.forget(pid, image, &mut self.sink.borrow_mut());
-        }
-    }
-
     fn do_what_is_due(&mut self, progress: &mut dyn FnMut(&Progress)) {
         let now = monotonic_ns();
         if now >= self.due.sample {
@@ -343,36 +288,6 @@ impl Session<'_> {
         readings
     }
 
-    /// Finds targets that ended without an exit event: the probe is absent, or the event was lost.
-    fn look_for_the_dead(&mut self) {
-        for pid in self.processes.alive() {
-            let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
-            if gone {
-                self.processes.ended(pid, None);
-                self.follow(Todo::Ended(pid));
-            }
-        }
-        if self.lost_life() {
-            self.clear_unknown();
-        }
-    }
-
-    /// True if records of who came and went are lost.
-    fn lost_life(&self) -> bool {
-        let probe = self.probes.iter().find(|p| p.probe.name() == "process_events");
-        let sink = self.sink.borrow();
-        probe.is_some_and(|p| crate::accounts::lost_rows(&p.counters(), sink.counts(p.probe)) > 0)
-    }
-
-    /// Takes processes out of the kernel's map that are gone, and that nobody here has heard of: they would fill it.
-    fn clear_unknown(&self) {
-        for pid in self.shared.targets() {
-            if self.processes.image(pid).is_none() && !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                self.shared.remove_target(pid);
-            }
-        }
-    }
-
     /// Asks the probes for what they have not sent yet. On a busy CPU it may take until the next time.
     fn flush_probes(&mut self, last: bool) {
         let refused: Vec<String> = self.probes.iter().filter_map(|p| p.flush().err()).collect();
@@ -405,24 +320,6 @@ impl Session<'_> {
         if let Err(e) = room.and_then(|()| sink.writer.roll(&mut self.manifest)) {
             sink.fail(e);
         }
-    }
-
-    fn targets_are_gone(&mut self) -> bool {
-        let launched = match self.launched.as_mut().map(Launched::try_wait) {
-            Some(Ok(None)) => return false,
-            Some(Ok(Some(exit))) => Some(exit.status),
-            // Somebody else reaped it: it is gone all the same.
-            Some(Err(_)) | None => None,
-        };
-        if let (Some(pid), Some(status)) = (self.launched.as_ref().map(Launched::pid), launched) {
-            // Its exit event may still be on its way through the ring.
-            self.drain();
-            if self.processes.is_alive(pid) {
-                self.processes.ended(pid, Some(status));
-                self.follow(Todo::Ended(pid));
-            }
-        }
-        !self.processes.any_alive() && !self.rule.may_bring_more()
     }
 
     /// The last look at the targets; then a launched one is asked to end, under observation.

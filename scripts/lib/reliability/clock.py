@@ -6,7 +6,7 @@ JUMP_SECONDS = 20
 
 
 def clock_set(lab, outcome):
-    """the wall clock is set 20 s ahead and back again within half a second"""
+    """the wall clock is set 20 s ahead and 1.2 s later back again"""
     outcome.runs += 1
     recorder = lab.record("--", lab.services / "faultloop", 16, 100000, "seq")
     recorder.until_recording()

@@ -7,7 +7,9 @@ mod flight;
 mod manifest;
 mod pack;
 mod place;
+mod private;
 mod reader;
+mod table_writer;
 mod writer;
 
 pub use flight::{FlightRecorder, RingAccount, TriggerCount, TriggerFired};
@@ -18,4 +20,5 @@ pub use manifest::{
 pub use pack::{is_packed, pack};
 pub use place::Place;
 pub use reader::{Capture, SegmentRef, Skipped};
-pub use writer::{CaptureWriter, TableWriter};
+pub use table_writer::TableWriter;
+pub use writer::CaptureWriter;

@@ -6,8 +6,8 @@ use std::io::{BufWriter, Read as _};
 use std::path::Path;
 
 use super::manifest::{MANIFEST_FILE, Manifest};
+use super::private::{beside, create_new_private};
 use super::reader::{Capture, SegmentRef, parse_manifest};
-use super::writer::{beside, create_new_private};
 use crate::{Error, Result, tables};
 
 /// Packs a capture directory into `out`, a file of mode 0600 like those of the capture.

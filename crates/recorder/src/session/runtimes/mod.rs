@@ -1,5 +1,6 @@
 //! The language runtimes among the targets: finds their binaries, has the probes attached to each once, reads settings.
 
+mod follow;
 mod go;
 mod jvm;
 mod settings;
