@@ -184,6 +184,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 SEC("tp_btf/task_rename")
 int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 {
+	/* Before it becomes a target: on another CPU it may fault at once. */
+	u64 now = bpf_ktime_get_ns();
 	u32 pid = task->tgid;
 	struct mt_target *t = target_of(pid);
 	struct mt_rule *wanted = the_rule();
@@ -201,6 +203,7 @@ int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 	r = begin(MT_NAME, ids(pid, task->pid), 0, task);
 	if (!r)
 		return 0;
+	r->h.ts = now;
 	if (adopted)
 		r->image = t->image;
 	__builtin_memcpy(r->comm, name, sizeof(name));
@@ -212,6 +215,8 @@ int BPF_PROG(process_rename, struct task_struct *task, const char *comm)
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(process_moved, struct cgroup *group, const char *path, struct task_struct *task, bool whole)
 {
+	/* Before it becomes a target: on another CPU it may fault at once. */
+	u64 now = bpf_ktime_get_ns();
 	u32 pid = task->tgid;
 	struct mt_target *t = bpf_map_lookup_elem(&targets, &pid);
 	struct mt_rule *wanted = the_rule();
@@ -232,6 +237,7 @@ int BPF_PROG(process_moved, struct cgroup *group, const char *path, struct task_
 	r = begin(MT_CGROUP, ids(pid, task->pid), 0, task);
 	if (!r)
 		return 0;
+	r->h.ts = now;
 	if (adopted)
 		r->image = t->image;
 	r->flags = other ? MT_OTHER_HIERARCHY : 0;
