@@ -18,7 +18,7 @@ import java.util.concurrent.Executors;
  * without, it serves until it is killed. Port 0 takes a free one. The port is its first line of output.
  */
 public final class AllocServer {
-    private static final int CACHED = 4096;
+    private static final int CACHED = 1024;
     private static final Map<Integer, String[]> CACHE = new HashMap<>();
 
     private AllocServer() {}
