@@ -3,7 +3,8 @@
 //! In which context it was woken is read from the CPU's preemption count, or told from the stack that the waker runs on
 //! (variants `…_by_stack`), which takes a thread that wakes another within a page fault for an interrupt.
 //!
-//! Own counters: 0 `below_minimum`: shorter intervals; 1 `below_minimum_ns`: their sum.
+//! Own counters: 0 `below_minimum`: shorter intervals; 1 `below_minimum_ns`: their sum;
+//! 2 `start_without_end`: intervals of which nobody saw the end.
 
 use mtrace_formats::tables::{OffCpu as Row, OffCpuState, WakerContext};
 
@@ -77,7 +78,7 @@ impl Probe for OffCpu {
     }
 
     fn ignored(&self) -> &'static [&'static str] {
-        &["below_minimum", "below_minimum_ns"]
+        &["below_minimum", "below_minimum_ns", "start_without_end"]
     }
 
     fn record(&self, bytes: &[u8], sink: &mut Sink) -> Result<(), Undecodable> {

@@ -81,6 +81,9 @@ static __always_inline void leaves(struct task_struct *task, bool preempt, u64 s
 			return;
 		}
 	}
+	/* It came back unseen: some kernels run no program while certain processes are on the CPU. */
+	if (l->ts)
+		count(MT_OWN_2);
 	l->state = preempt ? RUNNABLE : class_of(state);
 	l->runnable = 0;
 	l->waker = 0;
