@@ -88,6 +88,34 @@ fn a_caller_further_out_is_not_taken_for_the_one_before() {
 }
 
 #[test]
+fn callers_that_no_register_tells_apart_are_told_apart_within_fifteen_faults() {
+    const BLOCK: u64 = 50;
+    if !bpf_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let known = compile("known.c", dir.path());
+    for mode in [FaultMode::Runs, FaultMode::Every] {
+        let r = record_command(&known, &["twins", "4000"], |o| o.faults = mode);
+        r.assert_nothing_lost();
+        let (said, stacks) = (&r.said[0], r.stacks());
+        let (start, pages) = (said["a"].as_u64().unwrap(), said["pages"].as_u64().unwrap());
+        let here = r.faults().into_iter().filter(|f| (start..start + pages * 4096).contains(&f.addr));
+        let (mut all, mut wrong) = (0, 0);
+        for f in here {
+            let block = (f.addr - start) / 4096 / BLOCK;
+            let caller = if block % 2 == 0 { "first_twin" } else { "second_twin" };
+            all += 1;
+            wrong += u64::from(!stacks[&f.stack_id.unwrap()].iter().any(|name| name == caller));
+        }
+        let doubtful = r.account("faults").ignored.get("stacks_doubtful").copied().unwrap_or(0);
+        assert_eq!(all, pages, "{mode:?}");
+        assert!(doubtful > 0 && wrong <= doubtful, "{mode:?}: {wrong} have the other's stack, {doubtful} in doubt");
+        assert!(doubtful <= 15 * pages / BLOCK, "{mode:?}: {doubtful}");
+    }
+}
+
+#[test]
 fn slow_faults_keep_rows_of_their_own() {
     if !bpf_works() {
         return;

@@ -156,6 +156,8 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
     let charged = number(tables.faults.iter().filter(|f| f.touch != TouchKind::Unknown && f.mapping != NONE));
     let timed = number(tables.faults.iter().filter(|f| f.dur >= 0));
     let all = number(&tables.faults);
+    let of_doubt = m.accounts.iter().filter_map(|a| a.ignored.get("stacks_doubtful"));
+    let doubtful = of_doubt.fold(0_u64, |sum, n| sum.saturating_add(*n));
     let cost = |ns: Option<u64>| ns.unwrap_or(0);
     let not_checked = not_checked(m, tables, replay);
     Trust {
@@ -177,6 +179,7 @@ pub(crate) fn trust(capture: &Capture, tables: &Tables, replay: &mut Replay) -> 
         frames_named: tables.symbols.named(),
         faults_charged: (charged, all),
         faults_timed: (timed, all),
+        faults_of_sure_stack: (all.saturating_sub(doubtful), all),
         clock_settings: clock_settings(m),
         clock_error_ns: m.clocks.iter().map(|c| c.error_ns).max(),
     }

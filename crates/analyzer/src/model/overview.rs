@@ -178,6 +178,8 @@ pub struct Trust {
     pub faults_charged: (u64, u64),
     /// Faults with a service time, of all faults.
     pub faults_timed: (u64, u64),
+    /// Faults whose stack is beyond doubt, of all faults; see the account's `stacks_doubtful`.
+    pub faults_of_sure_stack: (u64, u64),
     /// The wall clock was set while recording: (after, before, by how much), ns. Times of day follow the clock as it was at
     /// the begin of the capture.
     pub clock_settings: Vec<(i64, i64, i64)>,

@@ -67,6 +67,11 @@ impl Doubt {
                 self.at_most(if share >= 0.9 { Confidence::Medium } else { Confidence::Low }, text);
             }
         }
+        let (sure, all) = joined.facts.trust.faults_of_sure_stack;
+        if all > 0 && (sure as f64) < 0.99 * all as f64 {
+            let text = format!("{} of the faults may have another caller", percent(1.0 - sure as f64 / all as f64));
+            self.at_most(Confidence::Medium, text);
+        }
     }
 
     /// Looks at whether the faults of the window are an estimate.

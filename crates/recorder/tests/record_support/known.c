@@ -4,6 +4,7 @@
  *     known fork N             forks N children; each executes `known faults 100` and is waited for
  *     known callers PAGES      touches PAGES pages through the same three frames, the first one for one caller and the
  *                              rest for another
+ *     known twins PAGES        touches PAGES pages, 50 at a time, for two callers whose code and registers are alike
  *     known touch PAGES        touches PAGES pages and says nothing
  *     known loop               touches pages until it is killed
  *     known wait               waits for a byte on its standard input, then touches 100 pages
@@ -113,6 +114,35 @@ NOINLINE static int callers(long pages)
 	return 0;
 }
 
+/* Which of the two it is, no register tells: all state is in memory, and what leads to them is overwritten. */
+static char *volatile next_page;
+
+NOINLINE void touch_next(void)
+{
+	char *p = next_page;
+
+	next_page = p + PAGE;
+	*p = 1;
+	KEEP();
+}
+
+NOINLINE void first_twin(void) { touch_next(); KEEP(); }
+NOINLINE void second_twin(void) { touch_next(); KEEP(); }
+
+NOINLINE static int twins(long pages)
+{
+	char *p = map(pages);
+	void (**caller)(void) = malloc(pages * sizeof(*caller));
+
+	for (long i = 0; i < pages; i++)
+		caller[i] = i / 50 % 2 ? second_twin : first_twin;
+	next_page = p;
+	for (long i = 0; i < pages; i++)
+		caller[i]();
+	printf("{\"pid\":%d,\"pages\":%ld,\"a\":%lu}\n", getpid(), pages, (unsigned long)p);
+	return 0;
+}
+
 static int children(char *self, long n)
 {
 	for (long i = 0; i < n; i++) {
@@ -137,6 +167,8 @@ int main(int argc, char **argv)
 		return children(argv[0], n);
 	if (argc > 1 && !strcmp(argv[1], "callers"))
 		return callers(n);
+	if (argc > 1 && !strcmp(argv[1], "twins"))
+		return twins(n);
 	if (argc > 1 && !strcmp(argv[1], "touch")) {
 		a_outer(map(n), n);
 		return 0;

@@ -246,6 +246,7 @@ fn recorder(analysis: &Analysis) -> Vec<(&'static str, String)> {
         ("peak RSS of the recorder", trust.recorder_rss_bytes.map_or_else(|| "unknown".to_owned(), format::bytes)),
         ("faults charged to a known mapping", part(trust.faults_charged)),
         ("faults with a service time", part(trust.faults_timed)),
+        ("faults whose stack is beyond doubt", part(trust.faults_of_sure_stack)),
         ("frames with a name", part(trust.frames_named)),
     ]
 }

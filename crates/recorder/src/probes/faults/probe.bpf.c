@@ -15,12 +15,38 @@ static __always_inline bool is_same_epoch(struct run *r)
 	return r->context.epoch == epoch_of(r->context.image);
 }
 
-/* Instruction, stack pointer and frame pointer do not tell a stack: the same function, called at the same depth, may have
- * been called by somebody else further out. So every fault's stack is walked; what is saved is looking it up and sending
- * it. */
 static __always_inline u64 stack_of(struct context *c, u64 who)
 {
 	return take_stack(who, c->image, c->user_ip, c->sp, c->bp);
+}
+
+/* Where each register has grown by what it grew by before, so has the sum; hardly ever otherwise. */
+static __always_inline u64 sum_of(struct pt_regs *r)
+{
+	u64 sum = r->ax * 0x9e3779b97f4a7c15ULL + r->bx * 0xc2b2ae3d27d4eb4fULL + r->cx * 0x165667b19e3779f9ULL +
+		  r->dx * 0x27d4eb2f165667c5ULL + r->si * 0x85ebca77c2b2ae63ULL + r->di * 0xff51afd7ed558ccdULL;
+
+	sum += r->r8 * 0xc4ceb9fe1a85ec53ULL + r->r9 * 0xbf58476d1ce4e5b9ULL + r->r10 * 0x94d049bb133111ebULL +
+	       r->r11 * 0xd6e8feb86659fd93ULL;
+	return sum + r->r12 * 0xa0761d6478bd642fULL + r->r13 * 0xe7037ed1a0b428dbULL + r->r14 * 0x8ebc6af09c88c6e3ULL +
+	       r->r15 * 0x589965cc75374cc3ULL;
+}
+
+/* Whether a fault in the context of the last one has its stack, too. Instruction, stack pointer and frame pointer do not
+ * tell: the same function, called at the same depth, may have been called by somebody else further out. A loop that goes
+ * on changes each of its registers by what it changed it by before, or not at all; one that has returned and is called
+ * again begins anew. As this proves nothing, at most MAX_REUSED faults in a row are taken for such: then the stack is
+ * walked again, and those of which it is in doubt then are counted. */
+static __always_inline u64 may_reuse_stack(struct run *r, struct pt_regs *regs)
+{
+	u64 sum = sum_of(regs), step = sum - r->steps.sum;
+	bool goes_on = step == r->steps.step && r->context.stack > MT_NO_STACK_LOST;
+
+	r->steps.sum = sum;
+	r->steps.step = step;
+	if (!goes_on)
+		return WALKED;
+	return r->steps.reused < MAX_REUSED ? REUSED : CHECKED;
 }
 
 /* The second fault of a run decides how far its pages are apart. */
@@ -45,6 +71,7 @@ static __always_inline void change_context(struct run *r, u64 who, u32 image, st
 	r->context.bp = user->bp;
 	r->context.error_code = error_code;
 	r->context.image = image;
+	r->context.stack = MT_NO_STACK_UNREADABLE;
 }
 
 static __noinline int begin_fault(struct slot *s, u64 addr, struct pt_regs *regs, u64 error_code, enum mode mode)
@@ -83,6 +110,9 @@ static __noinline int begin_fault(struct slot *s, u64 addr, struct pt_regs *regs
 		change_context(r, who, t->image, regs, user, error_code, mode);
 	else if (mode == RUNS && !s->continues)
 		flush(r, mode);
+	s->stack_is = WALKED;
+	r->steps.sum = sum_of(regs);
+	r->steps.step = NO_STEP;
 	r->context.epoch = epoch_of(t->image);
 	s->slow_ns = c ? c->slow_fault_ns : 0;
 	set_busy(s, 0);
@@ -114,6 +144,7 @@ static __always_inline int on_start(u64 addr, struct pt_regs *regs, u64 error_co
 	if (s->who || !is_same_user_context(r, who, regs, error_code) ||
 	    (mode == RUNS && !(r->next == addr >> PAGE_SHIFT && is_same_epoch(r))))
 		return begin_fault(s, addr, regs, error_code, mode);
+	s->stack_is = may_reuse_stack(r, regs);
 	s->continues = mode == RUNS;
 	s->way = way;
 	s->addr = addr;
@@ -211,6 +242,22 @@ static __noinline int end_fault(struct slot *s, struct run *r, u64 now, bool maj
 	return 0;
 }
 
+/* Where the stack is refuted, some of the faults that took it over, the last ones, had another. */
+static __always_inline u64 stack_at_end(struct slot *s, struct run *r)
+{
+	u64 stack;
+
+	if (s->stack_is == REUSED) {
+		r->steps.reused++;
+		return r->context.stack;
+	}
+	stack = stack_of(&r->context, r->owner);
+	if (s->stack_is == CHECKED && stack != r->context.stack)
+		count_by(MT_OWN_2, r->steps.reused);
+	r->steps.reused = 0;
+	return stack;
+}
+
 static __always_inline int on_end(struct bpf_perf_event_data *ctx, bool major, enum mode mode)
 {
 	u64 who = bpf_get_current_pid_tgid();
@@ -230,7 +277,7 @@ static __always_inline int on_end(struct bpf_perf_event_data *ctx, bool major, e
 	dur = now - s->start;
 	s->who = 0;
 	r = run_at(s, s->way);
-	stack = stack_of(&r->context, who);
+	stack = stack_at_end(s, r);
 	s->stack = stack;
 	/* Between start and end somebody may have sent the run: then the next one begins. */
 	if (mode == RUNS && s->continues && r->count && r->major == major && dur < s->slow_ns &&

@@ -23,6 +23,15 @@
 
 enum mode { RUNS, EVERY };
 
+/* The stack of the fault that is being served: to be walked, that of the one before, or the latter to be confirmed. */
+enum { WALKED, REUSED, CHECKED };
+
+/* Faults in a row that may take over the stack of the one before. */
+#define MAX_REUSED 15
+
+/* A step that no registers take. */
+#define NO_STEP 0x5555555555555555ULL
+
 /* Faults of different weight are of different contexts: no run has both. */
 #define WEIGHT_SHIFT 32
 
@@ -38,6 +47,13 @@ struct context {
 	u32 epoch; /* see epochs in mtrace.bpf.h */
 };
 
+/* How a thread's registers change from one fault to the next, see may_reuse_stack. */
+struct steps {
+	u64 sum;  /* of the last fault's registers, weighted */
+	u64 step; /* from the sum before */
+	u64 reused; /* faults since the last walk */
+};
+
 /* A start whose thread has left the CPU. */
 struct parked {
 	u64 start;
@@ -50,6 +66,7 @@ struct run {
 	u64 owner;
 	u64 next; /* page that continues the run */
 	struct context context;
+	struct steps steps;
 
 	/* What has not been sent. */
 	u64 count;
@@ -75,6 +92,7 @@ struct slot {
 	u64 addr;
 	u64 way;
 	u64 continues; /* it is the next one of the run */
+	u64 stack_is; /* where its stack comes from */
 	u64 stack;
 	u64 skipped; /* the thread whose fault is left out, see sampling */
 
