@@ -16,9 +16,10 @@ import java.util.concurrent.Executors;
  * Each answer is built from many small objects, and a part of them goes into a cache that is bounded, so that they die
  * old: young and full collections both have something to do. With REQUESTS it asks itself that many times and ends;
  * without, it serves until it is killed. Port 0 takes a free one. The port is its first line of output.
+ * {@code -Dcached=N}: answers that the cache holds, 20 KiB each.
  */
 public final class AllocServer {
-    private static final int CACHED = 1024;
+    private static final int CACHED = Integer.getInteger("cached", 1024);
     private static final Map<Integer, String[]> CACHE = new HashMap<>();
 
     private AllocServer() {}

@@ -19,6 +19,8 @@ pub(crate) struct Collection {
     pub(crate) end: i64,
     /// Used in all pools of the heap, before and after; null if a begin was not seen.
     pub(crate) heap_bytes: Option<(u64, u64)>,
+    /// Limits of these pools; null if none has one.
+    pub(crate) heap_max_bytes: Option<u64>,
 }
 
 /// The collections of one process, in order.
@@ -33,7 +35,13 @@ pub(crate) fn collections(events: &[&JvmEvent]) -> Vec<Collection> {
         let (at, pools) = open.entry((e.tid, manager)).or_insert((usize::MAX, BTreeSet::new()));
         if *at == usize::MAX || !pools.insert(pool) {
             (*at, *pools) = (out.len(), BTreeSet::from([pool]));
-            out.push(Collection { collector: manager.to_owned(), start: e.ts, end, heap_bytes: Some((0, 0)) });
+            out.push(Collection {
+                collector: manager.to_owned(),
+                start: e.ts,
+                end,
+                heap_bytes: Some((0, 0)),
+                heap_max_bytes: None,
+            });
         }
         let c = &mut out[*at];
         c.end = c.end.max(end);
@@ -41,6 +49,10 @@ pub(crate) fn collections(events: &[&JvmEvent]) -> Vec<Collection> {
             c.heap_bytes = match (c.heap_bytes, e.used_before_bytes, e.used_after_bytes) {
                 (Some((a, b)), Some(before), Some(after)) => Some((a.saturating_add(before), b.saturating_add(after))),
                 _ => None,
+            };
+            c.heap_max_bytes = match (c.heap_max_bytes, e.max_bytes) {
+                (Some(sum), Some(max)) => Some(sum.saturating_add(max)),
+                (sum, max) => sum.or(max),
             };
         }
     }
@@ -57,6 +69,7 @@ pub(crate) fn timing(pid: u32, events: &[&JvmEvent]) -> Timing {
         stw: Vec::new(),
         collector: Some(c.collector),
         heap_bytes: c.heap_bytes,
+        heap_max_bytes: c.heap_max_bytes,
     };
     let mut cycles: Vec<GcCycle> = collections(events).into_iter().map(cycle).collect();
     let safepoints = events.iter().filter(|e| e.event == JvmEventKind::Safepoint);

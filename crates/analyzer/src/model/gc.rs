@@ -33,6 +33,8 @@ pub struct GcCycle {
     pub collector: Option<String>,
     /// JVM: bytes used in the heap before and after; null for Go and if not seen.
     pub heap_bytes: Option<(u64, u64)>,
+    /// JVM: the limits of the heap's pools together, which is about -Xmx; null for Go and if none has one.
+    pub heap_max_bytes: Option<u64>,
 }
 
 /// Bytes mapped from one place in the code.

@@ -7,6 +7,7 @@
 mod common;
 mod first_touch_faults;
 mod fork_copies;
+mod gc_pauses;
 mod growth_during_gc;
 mod mapping_refused;
 mod memory_high_throttling;
@@ -29,6 +30,7 @@ pub(crate) use oom_kill::CODE as OOM_KILL;
 pub const ALL: &[&dyn Rule] = &[
     &first_touch_faults::FirstTouchFaults,
     &growth_during_gc::GrowthDuringGc,
+    &gc_pauses::GcPauses,
     &purge_refault_churn::PurgeRefaultChurn,
     &mapping_refused::MappingRefused,
     &reclaim_stalls::ReclaimStalls,
