@@ -82,7 +82,7 @@ fn probe_of(cycles: &[&GcCycle]) -> &'static str {
 }
 
 fn name_of(c: &GcCycle) -> &str {
-    c.collector.as_deref().unwrap_or("the Go collector")
+    c.collector.as_deref().unwrap_or("Go")
 }
 
 /// The stops that belong to collections, as far as they lie in the window. A stop with two collections (a young one
@@ -124,8 +124,8 @@ fn crowded(c: &GcCycle) -> Option<f64> {
 
 fn heap_text(c: &GcCycle) -> Option<String> {
     let (before, after) = c.heap_bytes?;
-    let of = c.heap_max_bytes.map_or_else(String::new, |max| format!(" of at most {}", units::bytes(max)));
-    Some(format!("{} before, {} after it{of}", units::bytes(before), units::bytes(after)))
+    let of = c.heap_max_bytes.map_or_else(String::new, |max| format!(", its limit is {}", units::bytes(max)));
+    Some(format!("{} before it and {} after it{of}", units::bytes(before), units::bytes(after)))
 }
 
 fn finding(
@@ -150,12 +150,16 @@ fn finding(
         code: CODE.to_owned(),
         title: "Pauses of the garbage collector".to_owned(),
         claim: format!(
-            "the garbage collector stopped all threads {} for {} of the {} ({}), most of it by {name} (the longest stop {}){}",
-            units::counted(stops, "time", "times"),
+            "the garbage collector ({}{name}) stopped all threads for {} of the {} ({}){}{}",
+            if collectors.len() > 1 { "mostly " } else { "" },
             units::duration(stopped),
             ledger.window.name,
             percent(cost.share()),
-            units::duration(main.longest),
+            if stops > 1 {
+                format!(", {} times, the longest {}", units::count(stops), units::duration(main.longest))
+            } else {
+                String::new()
+            },
             heap.as_ref().map_or_else(String::new, |h| format!("; the heap held {h}")),
         ),
         pid: ledger.pid,
