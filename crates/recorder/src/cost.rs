@@ -128,17 +128,28 @@ impl BpfStats {
 /// programs are unloaded.
 pub fn bpf_costs<'a>(programs: impl IntoIterator<Item = (String, BorrowedFd<'a>)>) -> Vec<BpfCost> {
     let cost = |(program, fd): (String, BorrowedFd<'a>)| {
-        let (runs, run_ns) = run_stats(fd).ok().filter(|(runs, _)| *runs > 0)?;
-        Some(BpfCost { program, runs, run_ns })
+        let s = run_stats(fd).ok().filter(|s| s.runs > 0)?;
+        Some(BpfCost { program, runs: s.runs, run_ns: s.run_ns })
     };
     programs.into_iter().filter_map(cost).collect()
 }
 
-/// Runs of a program and the time in them, ns, as the kernel counted while statistics were on.
+/// What the kernel counts of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunStats {
+    /// Runs while statistics were on.
+    pub runs: u64,
+    /// Time in them, ns.
+    pub run_ns: u64,
+    /// Times that it was not run because it was running on that CPU already; of its whole life (5.12 and later, else 0).
+    pub misses: u64,
+}
+
+/// What the kernel counted of a program.
 ///
 /// # Errors
 /// What BPF_OBJ_GET_INFO_BY_FD said.
-pub fn run_stats(program: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+pub fn run_stats(program: BorrowedFd<'_>) -> io::Result<RunStats> {
     // Not by libbpf_rs::query: it fetches the program's instructions, line tables and BTF besides.
     // SAFETY: all zeroes is a valid bpf_prog_info: "fill in no arrays".
     let mut info: libbpf_sys::bpf_prog_info = unsafe { std::mem::zeroed() };
@@ -148,7 +159,7 @@ pub fn run_stats(program: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     if r != 0 {
         return Err(io::Error::from_raw_os_error(r.abs()));
     }
-    Ok((info.run_cnt, info.run_time_ns))
+    Ok(RunStats { runs: info.run_cnt, run_ns: info.run_time_ns, misses: info.recursion_misses })
 }
 
 /// CPU time as a share of elapsed time, for a person: 0.02 is 2 % of one CPU.

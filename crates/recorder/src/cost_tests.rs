@@ -64,7 +64,7 @@ fn runs_of_a_program_are_counted_while_statistics_are_on() {
             return;
         }
     };
-    assert_eq!(run_stats(program.as_fd()).unwrap(), (0, 0));
+    assert_eq!(run_stats(program.as_fd()).unwrap(), RunStats { runs: 0, run_ns: 0, misses: 0 });
     assert_eq!(bpf_costs([("tiny".to_owned(), program.as_fd())]), [], "never ran: not measured");
     let stats = match BpfStats::enable() {
         Ok(s) => s,

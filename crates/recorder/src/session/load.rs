@@ -13,7 +13,7 @@ use mtrace_formats::tables::RuntimeKind;
 use super::runtimes::{GoPlaces, Runtimes};
 use crate::FaultMode;
 use crate::accounts::{COUNTERS, Counters};
-use crate::cost::run_stats;
+use crate::cost::{RunStats, run_stats};
 use crate::probes::{Attach, KernelRule, Probe, Variant};
 use crate::ring::SharedMaps;
 use crate::symbols::kallsyms;
@@ -242,14 +242,26 @@ impl Loaded {
 
     /// Time inside its programs, where the kernel measured it.
     pub(crate) fn costs(&self) -> Vec<BpfCost> {
+        let measured = self.stats().filter(|(_, s)| s.runs > 0);
+        measured.map(|(program, s)| BpfCost { program, runs: s.runs, run_ns: s.run_ns }).collect()
+    }
+
+    /// What the kernel counts of each of its programs.
+    fn stats(&self) -> impl Iterator<Item = (String, RunStats)> {
         let programs = self.object.progs_mut().filter(|p| self.variant.programs.iter().any(|v| p.name() == v.name));
-        programs
-            .filter_map(|p| {
-                let fd = p.as_fd();
-                let (runs, run_ns) = run_stats(fd).ok().filter(|(runs, _)| *runs > 0)?;
-                Some(BpfCost { program: p.name().to_string_lossy().into_owned(), runs, run_ns })
-            })
-            .collect()
+        programs.filter_map(|p| Some((p.name().to_string_lossy().into_owned(), run_stats(p.as_fd()).ok()?)))
+    }
+
+    /// Events that no program of the probe saw, though it was attached.
+    fn missed(&self) -> Option<String> {
+        let of = self.stats().filter(|(_, s)| s.misses > 0);
+        let of: Vec<String> = of.map(|(program, s)| format!("`{program}` {} times", s.misses)).collect();
+        (!of.is_empty()).then(|| {
+            format!(
+                "the kernel left out {}: it was running on that CPU already; these events are missing",
+                of.join(", ")
+            )
+        })
     }
 
     /// What the manifest says about it.
@@ -259,6 +271,7 @@ impl Loaded {
             problems.push(lacks.to_owned());
             problems.extend(self.refused.iter().cloned());
         }
+        problems.extend(self.missed());
         let kind = self.variant.programs.iter().find_map(|p| p.attach.runtime());
         problems.extend(kind.into_iter().flat_map(|k| runtimes.unreadable(k)).cloned());
         let nothing_to_observe = kind.is_some_and(|k| !runtimes.ran(k));
