@@ -109,7 +109,7 @@ impl HostFacts {
             bpf_stats_enabled: sysctl::<u32>("kernel/bpf_stats_enabled").map(|v| v != 0),
             memlock_limit_bytes: memlock(),
             bpf_map: try_map(BPF_MAP_TYPE_ARRAY, 4, 4, 1),
-            bpf_ringbuf: try_map(BPF_MAP_TYPE_RINGBUF, 0, 0, page_size().unwrap_or(4096) as u32),
+            bpf_ringbuf: try_map(BPF_MAP_TYPE_RINGBUF, 0, 0, page_bytes() as u32),
             perf_event: try_perf_event(),
             // Opening works even where reading says "not supported" (psi=0).
             psi: fs::read("/proc/pressure/memory").is_ok(),
@@ -154,6 +154,11 @@ pub fn clock_pair() -> ClockPair {
 /// Size of a page, bytes.
 pub fn page_size() -> Option<u64> {
     positive_sysconf(libc::_SC_PAGESIZE)
+}
+
+/// The same where a number is needed: what nearly all hosts have, should it not be told.
+pub(crate) fn page_bytes() -> u64 {
+    page_size().unwrap_or(4096)
 }
 
 /// Units of the CPU times in /proc/PID/stat, per second.
