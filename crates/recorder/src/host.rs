@@ -202,7 +202,7 @@ fn uname() -> (String, String, Option<String>) {
         return (String::new(), std::env::consts::ARCH.to_owned(), None);
     }
     let text = |field: &[libc::c_char]| {
-        let bytes: Vec<u8> = field.iter().take_while(|c| **c != 0).map(|c| c.cast_unsigned()).collect();
+        let bytes: Vec<u8> = field.iter().take_while(|c| **c != 0).map(|c| c.to_ne_bytes()[0]).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     };
     let hostname = Some(text(&name.nodename)).filter(|h| !h.is_empty());
