@@ -5,10 +5,11 @@
 #     coldstart  coldstart-stripped  coldstart-pie  coldstart-pie-stripped  client
 #     faultloop  memcalls  churn  refused  filescan  wakeups  pool
 #
-#     scripts/lib/build-services.sh [--go VERSION]
+#     scripts/lib/build-services.sh [--go VERSION | --arch arm64]
 #
 # --go builds the Go programs with exactly that release (1.21.13, 1.27.3, ...),
-# into a folder of its own. Nothing is built when neither a source, nor this
+# into a folder of its own; --arch builds everything for that architecture, into
+# another one. Nothing is built when neither a source, nor this
 # script, nor a compiler has changed since the last time.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -16,15 +17,22 @@ set -euo pipefail
 sources=$MTRACE_ROOT/testdata/services
 output=$MTRACE_CACHE/services
 
-go_version=
+go_version='' cc=gcc
 case ${1:-} in
     '') ;;
     --go)
         go_version=${2:?--go needs a version}
         output=$output/go$go_version
         ;;
+    --arch)
+        [ "${2-}" = arm64 ] || setup_fail "no such architecture: ${2-}" "usage: $0 --arch arm64" || exit 2
+        need_tools gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+        cc=aarch64-linux-gnu-gcc
+        output=$output/arm64
+        export GOARCH=arm64
+        ;;
     *)
-        setup_fail "unknown argument: $1" "usage: $0 [--go VERSION]"
+        setup_fail "unknown argument: $1" "usage: $0 [--go VERSION | --arch arm64]"
         exit 2
         ;;
 esac
@@ -44,7 +52,7 @@ export CGO_ENABLED=0
 
 content() {
     go version
-    gcc --version | head -n 1
+    "$cc" --version | head -n 1
     (
         cd "$MTRACE_ROOT"
         find testdata/services scripts/lib/build-services.sh -type f \
@@ -73,7 +81,7 @@ build_go() {
 }
 
 build_c() {
-    gcc -std=gnu11 -O2 -g -fno-omit-frame-pointer -Wall -Wextra -Werror \
+    "$cc" -std=gnu11 -O2 -g -fno-omit-frame-pointer -Wall -Wextra -Werror \
         -ffile-prefix-map="$sources"=. -pthread -o "$work/$1" "$sources/$1.c"
 }
 

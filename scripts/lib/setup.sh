@@ -131,6 +131,16 @@ need_rust() {
             "with rustup: rustup toolchain install $pinned"
 }
 
+# need_rust_target TRIPLE: the standard library for another machine, for the pinned toolchain.
+need_rust_target() {
+    local dir
+    dir=$(cd "$MTRACE_ROOT" && rustc --print target-libdir --target "$1") || return 1
+    [ ! -d "$dir" ] || return 0
+    setup_say "installing Rust's standard library for $1"
+    (cd "$MTRACE_ROOT" && rustup target add "$1" >&2) ||
+        setup_fail "could not install Rust's standard library for $1" "try: rustup target add $1"
+}
+
 # version_at_least 1.25.5 1.25: true. Numeric, part by part.
 version_at_least() {
     [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]

@@ -214,12 +214,13 @@ fn close_all_but(a: i32, b: i32) {
 
 /// `stride` has no divisor in common with the number of pages: each is touched once.
 fn touch_round(stride: usize) -> i64 {
-    const BYTES: usize = PAGES * 4096;
+    let page_bytes = crate::host::page_bytes() as usize;
+    let bytes = PAGES * page_bytes;
     // SAFETY: maps, touches and unmaps a range of its own.
     unsafe {
         let memory = libc::mmap(
             std::ptr::null_mut(),
-            BYTES,
+            bytes,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
             -1,
@@ -228,17 +229,17 @@ fn touch_round(stride: usize) -> i64 {
         if memory == libc::MAP_FAILED {
             libc::_exit(1);
         }
-        libc::madvise(memory, BYTES, libc::MADV_NOHUGEPAGE);
+        libc::madvise(memory, bytes, libc::MADV_NOHUGEPAGE);
         let start = crate::host::monotonic_ns();
         let (mut page, mut left) = (0, PAGES);
         while left > 0 {
-            memory.cast::<u8>().add(page * 4096).write_volatile(1);
+            memory.cast::<u8>().add(page * page_bytes).write_volatile(1);
             page = (page + stride) % PAGES;
             // Opaque, or the loop is unrolled and each of its stores is an instruction of its own.
             left = std::hint::black_box(left) - 1;
         }
         let ns = crate::host::monotonic_ns() - start;
-        libc::munmap(memory, BYTES);
+        libc::munmap(memory, bytes);
         ns
     }
 }

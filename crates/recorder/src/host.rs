@@ -109,7 +109,7 @@ impl HostFacts {
             bpf_stats_enabled: sysctl::<u32>("kernel/bpf_stats_enabled").map(|v| v != 0),
             memlock_limit_bytes: memlock(),
             bpf_map: try_map(BPF_MAP_TYPE_ARRAY, 4, 4, 1),
-            bpf_ringbuf: try_map(BPF_MAP_TYPE_RINGBUF, 0, 0, page_size().unwrap_or(4096) as u32),
+            bpf_ringbuf: try_map(BPF_MAP_TYPE_RINGBUF, 0, 0, page_bytes() as u32),
             perf_event: try_perf_event(),
             // Opening works even where reading says "not supported" (psi=0).
             psi: fs::read("/proc/pressure/memory").is_ok(),
@@ -156,6 +156,11 @@ pub fn page_size() -> Option<u64> {
     positive_sysconf(libc::_SC_PAGESIZE)
 }
 
+/// The same where a number is needed: what nearly all hosts have, should it not be told.
+pub(crate) fn page_bytes() -> u64 {
+    page_size().unwrap_or(4096)
+}
+
 /// Units of the CPU times in /proc/PID/stat, per second.
 pub(crate) fn clock_ticks() -> Option<u64> {
     positive_sysconf(libc::_SC_CLK_TCK)
@@ -197,7 +202,7 @@ fn uname() -> (String, String, Option<String>) {
         return (String::new(), std::env::consts::ARCH.to_owned(), None);
     }
     let text = |field: &[libc::c_char]| {
-        let bytes: Vec<u8> = field.iter().take_while(|c| **c != 0).map(|c| c.cast_unsigned()).collect();
+        let bytes: Vec<u8> = field.iter().take_while(|c| **c != 0).map(|c| c.to_ne_bytes()[0]).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     };
     let hostname = Some(text(&name.nodename)).filter(|h| !h.is_empty());

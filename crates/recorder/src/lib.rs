@@ -5,6 +5,7 @@
 //! side counts what it saw and what it had to drop; the manifest's accounts say that nothing is missing silently.
 
 mod accounts;
+mod arch;
 mod calibrate;
 pub mod cost;
 pub mod doctor;

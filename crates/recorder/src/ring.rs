@@ -8,7 +8,7 @@ use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, OpenObject};
 use crate::error::{Error, kernel};
 
 /// `struct mt_config` and `struct mt_target` of bpf/wire.h; `struct scratch` of bpf/mtrace.bpf.h.
-const CONFIG_BYTES: u32 = 40;
+const CONFIG_BYTES: u32 = 48;
 const TARGET_BYTES: u32 = 24;
 const SCRATCH_BYTES: u32 = 8 * 8 + 65 * 8 + (24 + 8 + 8 + 128 * 8) + (24 + 3 * 8 + 32 * 16);
 /// `EPOCHS` of bpf/mtrace.bpf.h.
@@ -42,6 +42,8 @@ impl Config {
         b.extend(self.slow_fault_ns.min(u64::from(u32::MAX)).to_ne_bytes());
         b.extend(std::process::id().to_ne_bytes());
         b.extend(self.next_image.to_ne_bytes());
+        b.extend(crate::host::page_bytes().ilog2().to_ne_bytes());
+        b.extend([0; 4]);
         b
     }
 }
@@ -61,7 +63,7 @@ pub(crate) struct SharedMaps {
 impl SharedMaps {
     /// Creates them. The ring's size is rounded up to a power of two pages, at most 1 GiB.
     pub(crate) fn create(ring_bytes: usize, max_targets: u32) -> Result<Self, Error> {
-        let page = crate::host::page_size().unwrap_or(4096) as usize;
+        let page = crate::host::page_bytes() as usize;
         let ring_bytes = ring_bytes.clamp(page, 1 << 30).next_power_of_two() as u32;
         let make = |ty, name, key, value, entries| {
             let opts = libbpf_rs::libbpf_sys::bpf_map_create_opts {
@@ -166,5 +168,6 @@ mod tests {
         assert_eq!(u64::from_ne_bytes([b[16], b[17], b[18], b[19], b[20], b[21], b[22], b[23]]), 1024);
         assert_eq!(&b[24..32], &0xffff_ffff_u64.to_ne_bytes());
         assert_eq!(&b[36..40], &9u32.to_ne_bytes());
+        assert_eq!(1 << b[40], crate::host::page_bytes());
     }
 }

@@ -23,7 +23,7 @@ pub use cgroup::CgroupPaths;
 pub(crate) use cgroup::below;
 pub(crate) use parse::{Mount, mountinfo, parse_kb_lines};
 
-use crate::host::{monotonic_ns, page_size};
+use crate::host::{monotonic_ns, page_bytes};
 use parse::pressure_totals;
 
 /// The essentials of /proc/meminfo: what pressure, page cache, anonymous memory and commit accounting need.
@@ -142,7 +142,7 @@ impl Sampler {
             last_turn: 0,
             budget: Budget { next: i64::MIN },
             vm_next: i64::MIN,
-            page_bytes: page_size().unwrap_or(4096),
+            page_bytes: page_bytes(),
             tick_ns: 1_000_000_000 / ticks.unwrap_or(100),
             problems: BTreeSet::new(),
             reported: BTreeSet::new(),

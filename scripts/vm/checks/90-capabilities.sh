@@ -1,4 +1,5 @@
 # shellcheck shell=sh
+# Not on a foreign architecture: the setpriv of this machine runs there.
 # Without root: what docs/production.md says about capabilities, with exactly those.
 guest() {
     chmod 777 .

@@ -25,7 +25,7 @@ table! {
         count: u64 = Delta,
         /// Instruction that faulted; a kernel address for kernel-mode faults.
         ip: u64 = Dictionary,
-        /// x86 #PF error code, see `error_code`.
+        /// As in `faults`.
         error_code: u32 = Dictionary,
         /// Minor or major.
         kind: FaultKind = Dictionary,

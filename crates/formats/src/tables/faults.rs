@@ -13,7 +13,8 @@ name_enum! {
 table! {
     /// One page fault of a target, written when it ended.
     ///
-    /// Start: `tp_btf/page_fault_user` or `page_fault_kernel` (x86). End: the perf software event
+    /// Start: `tp_btf/page_fault_user` or `page_fault_kernel` (x86), fentry on `do_mem_abort` or a kprobe on
+    /// `handle_mm_fault` (arm64; which one is the probe's variant in the manifest). End: the perf software event
     /// `PAGE_FAULTS_MIN` or `PAGE_FAULTS_MAJ` of the same thread and address. A start without an end (SIGSEGV,
     /// a JVM null check) writes no row and is counted in the manifest. Pages that appear without a fault
     /// (MAP_POPULATE, MADV_POPULATE_*, get_user_pages) are not here.
@@ -30,7 +31,8 @@ table! {
         addr: u64 = Delta,
         /// Instruction that faulted; a kernel address for a kernel-mode fault.
         ip: u64 = Dictionary,
-        /// x86 #PF error code, see `error_code`; null where the start was not seen.
+        /// x86 #PF error code, on arm64 the same bits made from the syndrome, see `error_code`; null where the start was
+        /// not seen.
         error_code: Option<u32> = Dictionary,
         /// Minor or major.
         kind: FaultKind = Dictionary,

@@ -12,13 +12,11 @@
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
+#include "arch.bpf.h"
 #include <bpf/bpf_tracing.h>
 #include "wire.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
-
-#define TASK_SIZE_MAX (1ULL << 47)
-#define USER_CS_32 0x23
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -140,6 +138,17 @@ static __always_inline struct mt_config *settings(void)
 	return bpf_map_lookup_elem(&config, &zero);
 }
 
+/* Where the architecture has pages of several sizes. */
+#ifndef PAGE_SHIFT
+static __always_inline u32 page_shift(void)
+{
+	struct mt_config *c = settings();
+
+	return c ? c->page_shift & 31 : 12;
+}
+#define PAGE_SHIFT page_shift()
+#endif
+
 static __always_inline struct scratch *my_scratch(void)
 {
 	u32 zero = 0;
@@ -208,19 +217,6 @@ static __always_inline u64 mix(u64 h, u64 x)
 	return h ^ (h >> 29);
 }
 
-/* FF /2, the indirect call, with its ModRM byte. */
-#define IS_INDIRECT_CALL(opcode, modrm) ((opcode) == 0xff && ((modrm) & 0x38) == 0x10)
-
-static __always_inline bool follows_call(u64 addr)
-{
-	u8 b[8];
-
-	if (addr < 4096 || addr >= TASK_SIZE_MAX || bpf_probe_read_user(b, sizeof(b), (void *)(addr - 8)))
-		return false;
-	return b[3] == 0xe8 /* call rel32 */ || IS_INDIRECT_CALL(b[6], b[7]) || IS_INDIRECT_CALL(b[5], b[6]) ||
-	       IS_INDIRECT_CALL(b[4], b[5]) || IS_INDIRECT_CALL(b[2], b[3]) || IS_INDIRECT_CALL(b[1], b[2]);
-}
-
 /* Reads the part of the user stack that begins at addr, up to the end of its page: the next one is perhaps not there, and
  * to find that out costs as much as a fault. */
 static __always_inline bool open_window(struct scratch *s, u64 addr)
@@ -239,8 +235,17 @@ static __always_inline bool open_window(struct scratch *s, u64 addr)
 	return false;
 }
 
-/* The word on top of the stack if it follows a call instruction, else 0. Stale return addresses pass too: whether the
- * function has a frame is for user space to say. */
+/* Perhaps the caller's address, should the innermost function have no frame; else 0. Stale return addresses pass too:
+ * whether it has one is for user space to say. */
+#ifdef HAS_LINK_REGISTER
+static __always_inline u64 return_address_of_leaf(struct scratch *s, u32 image, u64 link)
+{
+	link = RETURN_ADDRESS(link);
+	s->window_words = 0;
+	return link >= 4096 && link < TASK_SIZE_MAX ? link : 0;
+}
+#else
+/* The word on top of the stack if it follows a call instruction. */
 static __always_inline u64 return_address_on_top(struct scratch *s, u32 image)
 {
 	u64 word = s->window[0];
@@ -253,6 +258,12 @@ static __always_inline u64 return_address_on_top(struct scratch *s, u32 image)
 	s->last_image = image;
 	return s->last_top;
 }
+
+static __always_inline u64 return_address_of_leaf(struct scratch *s, u32 image, u64 sp)
+{
+	return open_window(s, sp & ~7ULL) ? return_address_on_top(s, image) : 0;
+}
+#endif
 
 /* Where a walk has come to. */
 struct walk {
@@ -278,7 +289,7 @@ static __always_inline long walk_frame(struct scratch *s, struct walk *w, u32 i)
 	barrier_var(at);
 	at &= WINDOW_WORDS - 1;
 	next = s->window[at];
-	ret = *(&s->window[at] + 1);
+	ret = RETURN_ADDRESS(*(&s->window[at] + 1));
 	if (ret < 4096 || ret >= TASK_SIZE_MAX)
 		return 1;
 	w->h = mix(w->h, ret);
@@ -301,7 +312,7 @@ enum bpf_func_id___loop {
 	BPF_FUNC_loop___since_5_17 = 181,
 };
 
-/* Walks the frame pointers from bp, sends the stack if it is new, and returns its hash or why there is none.
+/* Walks the frame pointers from bp (leaf: see REG_LEAF), sends the stack if it is new, and returns its hash or why there is none.
  *
  * Our own walk instead of bpf_get_stack: it reads many frames at once, hashes on the way and needs no callchain
  * buffer. A frame pointer may point to a lower address than the one before: Go's systemstack changes from the thread's
@@ -310,7 +321,7 @@ enum bpf_func_id___loop {
 /* Not static: the verifier then looks at it once for each program and not once for every path to every call, which is the
  * difference between milliseconds and half a second in loading the probe of faults. bpf_loop likewise: a loop of its own
  * takes the verifier 45 ms, for each of two dozen programs. */
-__noinline __attribute__((unused)) u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 sp, u64 bp)
+__noinline __attribute__((unused)) u64 take_stack(u64 pid_tgid, u32 image, u64 ip, u64 leaf, u64 bp)
 {
 	struct scratch *s = my_scratch();
 	struct walk w = { .bp = bp, .n = 1 };
@@ -320,7 +331,7 @@ __noinline __attribute__((unused)) u64 take_stack(u64 pid_tgid, u32 image, u64 i
 	if (!s || !ip || ip >= TASK_SIZE_MAX)
 		return MT_NO_STACK_UNREADABLE;
 	s->reading_user_memory = 1;
-	s->stack.top = open_window(s, sp & ~7ULL) ? return_address_on_top(s, image) : 0;
+	s->stack.top = return_address_of_leaf(s, image, leaf);
 	s->stack.ips[0] = ip;
 	w.h = mix(mix(mix(pid_tgid >> 32, image), ip), s->stack.top);
 	if (bpf_core_enum_value_exists(enum bpf_func_id___loop, BPF_FUNC_loop___since_5_17)) {
@@ -361,7 +372,7 @@ static __always_inline u64 take_stack_alone(u64 pid_tgid, u32 image, struct pt_r
 
 	if (!s || __sync_lock_test_and_set(&s->busy, 1))
 		return MT_NO_STACK_LOST;
-	stack = take_stack(pid_tgid, image, user->ip, user->sp, user->bp);
+	stack = take_stack(pid_tgid, image, REG_IP(user), REG_LEAF(user), REG_FP(user));
 	__sync_lock_test_and_set(&s->busy, 0);
 	return stack;
 }
@@ -374,11 +385,6 @@ static __always_inline void count_stack(u64 stack)
 		count(MT_STACK_UNREADABLE);
 	else if (stack == MT_NO_STACK_LOST)
 		count(MT_STACK_LOST);
-}
-
-static __always_inline bool is_user_mode(u64 cs)
-{
-	return cs & 3;
 }
 
 /* The open file behind a descriptor of the current process; null if there is none. */

@@ -60,7 +60,7 @@ static __always_inline u64 stack_here(u64 who, u32 image)
 #ifdef MTRACE_PREEMPTIBLE
 	return take_stack_alone(who, image, user);
 #else
-	return take_stack(who, image, user->ip, user->sp, user->bp);
+	return take_stack(who, image, REG_IP(user), REG_LEAF(user), REG_FP(user));
 #endif
 }
 

@@ -30,7 +30,7 @@ static __always_inline struct mt_target *caller(struct pt_regs *regs, u64 pid_tg
 {
 	struct mt_target *t = target_of(pid_tgid >> 32);
 
-	if (t && regs->cs == USER_CS_32) {
+	if (t && is_32_bit(REG_MODE(regs))) {
 		count(MT_OWN_1);
 		return 0;
 	}

@@ -2,7 +2,8 @@
  *
  * The few kernel types that the probes read, by name. preserve_access_index makes every access a CO-RE relocation:
  * the order and the offsets below mean nothing, libbpf takes them from the BTF of the running kernel.
- * Written by hand for 5.15 ... 6.18 (x86-64) instead of vendoring a generated vmlinux.h of one kernel.
+ * Written by hand for 5.15 ... 6.18 instead of vendoring a generated vmlinux.h of one kernel. What differs between
+ * architectures is in arch.bpf.h.
  */
 #ifndef MTRACE_VMLINUX_MIN_H
 #define MTRACE_VMLINUX_MIN_H
@@ -55,28 +56,6 @@ enum cgroup_subsys_id {
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct pt_regs {
-	unsigned long r15;
-	unsigned long r14;
-	unsigned long r13;
-	unsigned long r12;
-	unsigned long r11;
-	unsigned long r10;
-	unsigned long r9;
-	unsigned long r8;
-	unsigned long bx;
-	unsigned long bp;
-	unsigned long ax;
-	unsigned long cx;
-	unsigned long dx;
-	unsigned long si;
-	unsigned long di;
-	unsigned long orig_ax;
-	unsigned long ip;
-	unsigned long cs;
-	unsigned long sp;
-};
 
 typedef struct {
 	int counter;
@@ -244,26 +223,10 @@ struct task_struct___old_state {
 	long state;
 };
 
-/* 6.2 to 6.14 (64701838bf05, 46e8fff6d45f): the preemption count of an x86 CPU is in here. */
-struct pcpu_hot___old {
-	int preempt_count;
-};
-
 struct linux_binprm {
 	const char *filename;
 };
 
 #pragma clang attribute pop
-
-/* Contexts whose layout is user-space ABI (arch/x86/include/uapi/asm/ptrace.h, linux/bpf_perf_event.h). */
-struct user_regs {
-	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
-};
-
-struct bpf_perf_event_data {
-	struct user_regs regs;
-	u64 sample_period;
-	u64 addr;
-};
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
  *
  * What travels through the ring buffer. This file is the truth; probes/wire.rs decodes it by hand.
- * Event numbers are never reused. All integers are little endian, all structs have no padding.
+ * Event numbers are never reused. All integers are little endian, all structs have no padding. System calls have the
+ * numbers of the host's architecture.
  */
 #ifndef MTRACE_WIRE_H
 #define MTRACE_WIRE_H
@@ -40,8 +41,8 @@ struct mt_header {
 #define MT_MAX_FRAMES 127
 
 /* detail: number of frames. aux: image. Sent once per stack, before the first record that names it.
- * top: the word on top of the stack if it follows a call instruction: the return address, if the innermost function
- * has no frame of its own; else 0. User space decides by the unwind tables. */
+ * top: where the return address is, should the innermost function have no frame of its own: the word on top of the
+ * stack if it follows a call instruction, on arm64 the link register; else 0. User space decides by the unwind tables. */
 struct mt_stack {
 	struct mt_header h;
 	u64 hash;
@@ -100,7 +101,7 @@ struct mt_process {
 	char path[MT_PATH];
 };
 
-/* detail: system call, numbered as x86-64 does. aux: bit 0: dev and inode are valid. Of the calls that copy the address
+/* detail: system call. aux: bit 0: dev and inode are valid. Of the calls that copy the address
  * space args[3] holds the flags, the others nothing. */
 struct mt_memory_call {
 	struct mt_header h;
@@ -118,7 +119,7 @@ enum mt_io_aux {
 	MT_IO_HAS_BYTE = 4, /* the byte itself: bits 8 to 15 */
 };
 
-/* detail: system call, numbered as x86-64 does. */
+/* detail: system call. */
 struct mt_io_call {
 	struct mt_header h;
 	u64 dur;
@@ -256,7 +257,7 @@ struct mt_throttle {
 	u64 stack;
 };
 
-/* detail: 1 cycle start, 2 mark termination, 3 sweep, 4 stop the world, 5 start the world. aux: AX at entry. */
+/* detail: 1 cycle start, 2 mark termination, 3 sweep, 4 stop the world, 5 start the world. aux: first argument. */
 struct mt_gc {
 	struct mt_header h;
 };
@@ -327,7 +328,7 @@ struct mt_off_cpu {
 	s64 syscall; /* numbered as x86-64 does; -1: in none */
 };
 
-/* detail: system call, numbered as x86-64 does. ts: its exit. Limits in bytes, ~0 for none. */
+/* detail: system call. ts: its exit. Limits in bytes, ~0 for none. */
 struct mt_refusal {
 	struct mt_header h;
 	u64 vmas;
@@ -365,6 +366,8 @@ struct mt_config {
 	u64 slow_fault_ns; /* slower faults are sent one by one */
 	u32 recorder_pid;
 	u32 next_image; /* number of the next address space, see mt_target */
+	u32 page_shift; /* where the architecture does not say it */
+	u32 unused;
 };
 
 enum mt_rule_kind {

@@ -7,6 +7,8 @@ use crate::host::{Capability, HostFacts, SyscallTrial};
 const OLDEST: (u32, u32) = (5, 15);
 /// First kernel with BPF ring buffers, CAP_BPF and CAP_PERFMON.
 const RING_BUFFER_SINCE: (u32, u32) = (5, 8);
+/// First arm64 kernel in which BPF trampolines (fentry) can be attached (2aa6ac03516d).
+const ARM64_TRAMPOLINES_SINCE: (u32, u32) = (6, 4);
 /// First kernel that charges BPF maps to the memory cgroup and not to RLIMIT_MEMLOCK.
 const NO_MEMLOCK_SINCE: (u32, u32) = (5, 11);
 /// Below this a typical ring buffer and its maps do not fit in RLIMIT_MEMLOCK.
@@ -43,16 +45,27 @@ pub(super) fn kernel(f: &HostFacts) -> Check {
 
 pub(super) fn architecture(f: &HostFacts) -> Check {
     let name = "architecture";
-    if f.host.arch == "x86_64" {
-        return Check::ok(name, f.host.arch.clone(), "page faults have their start, so a service time");
+    let arch = f.host.arch.clone();
+    match arch.as_str() {
+        "x86_64" => Check::ok(name, arch, "page faults have their start, so a service time"),
+        "aarch64" if version(f).is_some_and(|v| v >= ARM64_TRAMPOLINES_SINCE) => {
+            Check::ok(name, arch, "page faults have their start by fentry, so a service time")
+        }
+        "aarch64" => Check::bad(
+            name,
+            CheckStatus::Degraded,
+            arch,
+            "the start of a page fault is seen by a kprobe at best: less exact service times and kinds of faults",
+            "use Linux 6.4 or newer, which lets fentry attach on this architecture",
+        ),
+        _ => Check::bad(
+            name,
+            CheckStatus::Missing,
+            arch,
+            "the probes know the registers of x86_64 and aarch64 only",
+            "record on one of these",
+        ),
     }
-    Check::bad(
-        name,
-        CheckStatus::Degraded,
-        f.host.arch.clone(),
-        "the kernel has no tracepoint at the start of a page fault here: faults without service time and error code",
-        "none on this machine; record on x86_64 where service times matter",
-    )
 }
 
 pub(super) fn privileges(f: &HostFacts) -> Check {

@@ -63,7 +63,10 @@ fn each_fact_has_its_own_complaint() {
     use CheckStatus::{Degraded, Missing};
     assert_eq!(complaints(|f| f.host.kernel_release = "5.10.0".into()).first(), one("kernel", Degraded).first());
     assert_eq!(complaints(|f| f.host.kernel_release = "5.4.0-generic".into())[0], ("kernel".into(), Missing));
-    assert_eq!(complaints(|f| f.host.arch = "aarch64".into()), one("architecture", Degraded));
+    assert_eq!(complaints(|f| f.host.arch = "riscv64".into()), one("architecture", Missing));
+    assert_eq!(complaints(|f| f.host.arch = "aarch64".into()), []);
+    let old_arm = complaints(|f| (f.host.arch, f.host.kernel_release) = ("aarch64".into(), "6.1.0-56-arm64".into()));
+    assert_eq!(old_arm, one("architecture", Degraded));
     assert_eq!(complaints(|f| f.host.lockdown = Some("confidentiality".into())), one("lockdown", Missing));
     assert_eq!(complaints(|f| f.initial_pid_namespace = Some(false)), one("pid namespace", Missing));
     assert_eq!(complaints(|f| f.perf_event = SyscallTrial::Fails(libc::EACCES)), one("perf events", Degraded));

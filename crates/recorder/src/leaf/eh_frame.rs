@@ -1,8 +1,8 @@
-//! The canonical frame address at an instruction, from `.eh_frame`, by way of the search table in `.eh_frame_hdr` or,
+//! The canonical frame address at an instruction and whether the return address has been saved, from `.eh_frame`, by way of the search table in `.eh_frame_hdr` or,
 //! in static programs that have none, of one that is made here.
 //!
 //! Formats: Linux Standard Base 5.0 (core, chapter 10.6) for the sections, DWARF 5, chapter 6.4, for the instructions.
-//! Only the encodings that linkers for x86-64 write are read; another one gives no answer. One table entry is read at
+//! Only the encodings that linkers for x86-64 and arm64 write are read; another one gives no answer. One table entry is read at
 //! a time, so a large program costs no memory.
 
 use crate::symbols::elf::ElfFile;
@@ -18,6 +18,15 @@ pub(super) struct Cfa {
 const RSP: u64 = 7;
 /// Nothing was pushed since the call.
 pub(super) const RETURN_ADDRESS_ON_TOP: Cfa = Cfa { register: RSP, offset: 8 };
+
+/// What holds at an instruction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Rules {
+    /// `None` if it has another form.
+    pub(super) cfa: Option<Cfa>,
+    /// In the frame; never so on entry where a register holds it.
+    pub(super) return_address_saved: bool,
+}
 
 /// Longest entry that is read; real ones have some hundreds of bytes.
 const MAX_ENTRY_BYTES: u64 = 64 * 1024;
@@ -80,15 +89,15 @@ fn scan(elf: &ElfFile) -> Vec<(u64, u64)> {
     entries
 }
 
-/// The rule at `pc`, an ELF virtual address; `None` if there is no entry for it or the rule has another form.
-pub(super) fn cfa(elf: &ElfFile, index: &Index, pc: u64) -> Option<Cfa> {
+/// The rules at `pc`, an ELF virtual address; `None` if there is no entry for it.
+pub(super) fn rules(elf: &ElfFile, index: &Index, pc: u64) -> Option<Rules> {
     let fde = Fde::find(elf, index, pc)?;
-    let mut machine = Machine { cie: &fde.cie, at: fde.begin, pc, cfa: None, remembered: Vec::new() };
+    let mut machine = Machine { cie: &fde.cie, at: fde.begin, pc, rules: Rules::default(), remembered: Vec::new() };
     if machine.run(&fde.cie.instructions)? {
         // The rules of the common entry hold everywhere: it does not advance.
         machine.run(&fde.instructions)?;
     }
-    machine.cfa
+    Some(machine.rules)
 }
 
 /// A frame description entry.
@@ -102,6 +111,7 @@ struct Fde {
 struct Cie {
     code_align: u64,
     data_align: i64,
+    return_register: u64,
     has_augmentation_data: bool,
     instructions: Vec<u8>,
 }
@@ -138,7 +148,7 @@ impl Cie {
         let augmentation = b.c_string()?.to_vec();
         let code_align = b.uleb()?;
         let data_align = b.sleb()?;
-        match version {
+        let return_register = match version {
             1 => u64::from(b.u8()?),
             3 => b.uleb()?,
             _ => return None,
@@ -166,6 +176,7 @@ impl Cie {
         (pointers == PCREL_SDATA4).then(|| Self {
             code_align,
             data_align,
+            return_register,
             has_augmentation_data,
             instructions: b.0.to_vec(),
         })
@@ -226,8 +237,8 @@ struct Machine<'a> {
     cie: &'a Cie,
     at: u64,
     pc: u64,
-    cfa: Option<Cfa>,
-    remembered: Vec<Option<Cfa>>,
+    rules: Rules,
+    remembered: Vec<Rules>,
 }
 
 impl Machine<'_> {
@@ -237,11 +248,15 @@ impl Machine<'_> {
         while let Some(op) = b.u8() {
             let advance = match (op >> 6, op & 0x3f) {
                 (1, delta) => u64::from(delta),
-                (2, _) => {
+                (2, register) => {
                     b.uleb()?;
+                    self.saved(u64::from(register), true);
                     continue;
                 }
-                (3, _) => continue,
+                (3, register) => {
+                    self.saved(u64::from(register), false);
+                    continue;
+                }
                 (_, 0x02) => u64::from(b.u8()?),
                 (_, 0x03) => u64::from(b.u16()?),
                 (_, 0x04) => u64::from(b.u32()?),
@@ -258,53 +273,68 @@ impl Machine<'_> {
         Some(true)
     }
 
+    fn saved(&mut self, register: u64, saved: bool) {
+        if register == self.cie.return_register {
+            self.rules.return_address_saved = saved;
+        }
+    }
+
     fn rule(&mut self, op: u8, b: &mut Bytes<'_>) -> Option<()> {
         let align = self.cie.data_align;
         match op {
             0x00 => {}
-            // Rules of other registers: where they are saved does not matter here.
-            0x05 | 0x09 | 0x14 | 0x2f => {
-                b.uleb()?;
+            // Signing of return addresses (arm64) says nothing about places.
+            0x2d => {}
+            0x2e => {
                 b.uleb()?;
             }
-            0x06 | 0x07 | 0x08 | 0x2e => {
+            // Rules of registers: where they are saved does not matter here.
+            0x05 | 0x09 | 0x14 | 0x2f => {
+                let register = b.uleb()?;
                 b.uleb()?;
+                self.saved(register, true);
+            }
+            0x06..=0x08 => {
+                let register = b.uleb()?;
+                self.saved(register, false);
             }
             0x11 | 0x15 => {
-                b.uleb()?;
+                let register = b.uleb()?;
                 b.sleb()?;
+                self.saved(register, true);
             }
             0x10 | 0x16 => {
-                b.uleb()?;
+                let register = b.uleb()?;
                 let n = b.uleb()?;
                 b.skip(n)?;
+                self.saved(register, true);
             }
             0x0a => {
                 if self.remembered.len() == MAX_REMEMBERED {
                     return None;
                 }
-                self.remembered.push(self.cfa);
+                self.remembered.push(self.rules);
             }
-            0x0b => self.cfa = self.remembered.pop()?,
-            0x0c => self.cfa = Some(Cfa { register: b.uleb()?, offset: i64::try_from(b.uleb()?).ok()? }),
+            0x0b => self.rules = self.remembered.pop()?,
+            0x0c => self.rules.cfa = Some(Cfa { register: b.uleb()?, offset: i64::try_from(b.uleb()?).ok()? }),
             0x0d => {
                 let register = b.uleb()?;
-                self.cfa = self.cfa.map(|c| Cfa { register, ..c });
+                self.rules.cfa = self.rules.cfa.map(|c| Cfa { register, ..c });
             }
             0x0e => {
                 let offset = i64::try_from(b.uleb()?).ok()?;
-                self.cfa = self.cfa.map(|c| Cfa { offset, ..c });
+                self.rules.cfa = self.rules.cfa.map(|c| Cfa { offset, ..c });
             }
             // An expression: procedure linkage tables have one.
             0x0f => {
                 let n = b.uleb()?;
                 b.skip(n)?;
-                self.cfa = None;
+                self.rules.cfa = None;
             }
-            0x12 => self.cfa = Some(Cfa { register: b.uleb()?, offset: b.sleb()?.checked_mul(align)? }),
+            0x12 => self.rules.cfa = Some(Cfa { register: b.uleb()?, offset: b.sleb()?.checked_mul(align)? }),
             0x13 => {
                 let offset = b.sleb()?.checked_mul(align)?;
-                self.cfa = self.cfa.map(|c| Cfa { offset, ..c });
+                self.rules.cfa = self.rules.cfa.map(|c| Cfa { offset, ..c });
             }
             _ => return None,
         }

@@ -2,9 +2,10 @@
 //!
 //! A walk along the frame pointers misses the caller of the innermost function if that one has set up no frame:
 //! memcpy, Go's memmove and memclr, system call stubs, and most leaf functions that a C compiler makes, also with
-//! `-fno-omit-frame-pointer`. Then the stack pointer points to the missing return address. The kernel side sends that
-//! word if it looks like one; whether it is one is decided here, by the unwind tables of the file: Go's `pcsp`, or the
-//! call frame information in `.eh_frame`. Nothing is guessed: without a table the word is dropped.
+//! `-fno-omit-frame-pointer`. Then the stack pointer points to the missing return address; on arm64 the link register is
+//! it. The kernel side sends that word if it looks like one; whether it is one is decided here, by the unwind tables of
+//! the file: Go's `pcsp`, or the call frame information in `.eh_frame`. Nothing is guessed: without a table the word is
+//! dropped.
 
 mod eh_frame;
 
@@ -13,7 +14,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::symbols::ExecMapping;
-use crate::symbols::elf::ElfFile;
+use crate::symbols::elf::{ElfFile, Machine};
 use crate::symbols::gopclntab::GoBinary;
 use crate::symbols::source::Source;
 
@@ -22,7 +23,7 @@ const MAX_FILES: usize = 4;
 /// Answers that are kept.
 const MAX_ANSWERS: usize = 100_000;
 
-/// Tells whether an instruction runs with the return address on top of the stack.
+/// Tells whether an instruction runs with the return address where the call has put it.
 #[derive(Default)]
 pub(crate) struct Leaves {
     answers: HashMap<Key, Option<bool>>,
@@ -40,7 +41,8 @@ struct Tables {
 }
 
 impl Leaves {
-    /// True if the instruction at `addr` runs with the return address on top of the stack; `None` if no table says so.
+    /// True if the instruction at `addr` runs with the return address on top of the stack, on arm64 in the link register;
+    /// `None` if no table says so.
     pub(crate) fn caller_on_top(&mut self, mapping: &ExecMapping, addr: u64) -> Option<bool> {
         if mapping.inode == 0 {
             return None;
@@ -91,7 +93,11 @@ impl Tables {
             let is_clone = || go.lookup(pc).is_some_and(|f| f.physical().is_some_and(|f| f.name == "runtime.clone"));
             return Some(bytes == 0 && !is_clone());
         }
-        eh_frame::cfa(&self.elf, &self.frames, pc).map(|cfa| cfa == eh_frame::RETURN_ADDRESS_ON_TOP)
+        let rules = eh_frame::rules(&self.elf, &self.frames, pc)?;
+        match self.elf.machine() {
+            Machine::Aarch64 => Some(!rules.return_address_saved),
+            _ => rules.cfa.map(|cfa| cfa == eh_frame::RETURN_ADDRESS_ON_TOP),
+        }
     }
 }
 

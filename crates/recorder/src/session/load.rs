@@ -326,6 +326,9 @@ fn load_variant(probe: &dyn Probe, variant: &Variant, shared: &SharedMaps) -> Re
     if let Err(e) = shared.share_with(&mut open) {
         return Err(with_words(e, said));
     }
+    if let Some(program) = variant.programs.iter().find(|wanted| open.progs_mut().all(|p| p.name() != wanted.name)) {
+        return Err(format!("no program `{}` on this architecture", program.name));
+    }
     for mut program in open.progs_mut() {
         let wanted = variant.programs.iter().any(|p| program.name() == p.name);
         program.set_autoload(wanted);

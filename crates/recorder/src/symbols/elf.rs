@@ -47,6 +47,15 @@ pub(crate) const SHT_NOTE: u32 = 7;
 const SHT_NOBITS: u32 = 8;
 const PF_X: u32 = 1;
 const EM_X86_64: u16 = 62;
+const EM_AARCH64: u16 = 183;
+
+/// Whose code a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Machine {
+    X86_64,
+    Aarch64,
+    Other,
+}
 
 /// An ELF file: headers in memory, contents read on demand.
 pub(crate) struct ElfFile {
@@ -86,9 +95,13 @@ impl ElfFile {
         &self.source
     }
 
-    /// Whether it holds code for x86-64.
-    pub(crate) fn is_x86_64(&self) -> bool {
-        self.machine == EM_X86_64 && self.is_64
+    /// Whose code it holds.
+    pub(crate) fn machine(&self) -> Machine {
+        match self.machine {
+            EM_X86_64 if self.is_64 => Machine::X86_64,
+            EM_AARCH64 if self.is_64 => Machine::Aarch64,
+            _ => Machine::Other,
+        }
     }
 
     /// Bytes in an address of this file's class.

@@ -6,6 +6,9 @@
 //!
 //! Where a budget asks for it only one of N is recorded, chosen by a throw of the dice for each fault ([`sampling`]).
 //!
+//! A start is seen by a tracepoint of the kernel; where it has none (arm64), by fentry on the architecture's handler or by
+//! a kprobe on the common one (late.bpf.h).
+//!
 //! Own counters: 0 `start_without_end`: the fault ended in a signal, in the kernel's fixup, or was not accounted.
 //! 1 `left_out_elsewhere`: not chosen, and its thread left its CPU within it; those that stay on theirs are not counted
 //! here but by the kernel (`fault_counts`). 2 `stacks_doubtful`: took over the stack of
@@ -40,46 +43,65 @@ const fn flush(name: &'static str) -> Program {
     Program { name, attach: Attach::Flush }
 }
 
-/// What every kernel can do.
-const ALONE: Variant = Variant {
-    name: "software_event",
-    programs: &[minor("end_minor_alone"), major("end_major_alone")],
-    lacks: Some("the kernel has no page_fault_user tracepoint: faults have no duration and no error code"),
+/// A start that is put aside, and what happens at the end; the names are those of a mode.
+const fn late(start: &'static str, exit: &'static str, ends: [&'static str; 2], rest: &'static str) -> [Program; 5] {
+    [Program::on_trial(start), Program::trace(exit), minor(ends[0]), major(ends[1]), flush(rest)]
+}
+
+/// The ways of a mode, best first. Programs that the object of an architecture does not have make a way fail there.
+const fn ways(traced: &'static [Program], fentry: &'static [Program], kprobe: &'static [Program]) -> [Variant; 4] {
+    [
+        Variant { name: "tp_btf+software_event", programs: traced, lacks: None },
+        Variant { name: "fentry+software_event", programs: fentry, lacks: None },
+        Variant {
+            name: "kprobe+software_event",
+            programs: kprobe,
+            lacks: Some(
+                "the kernel shows the start of a fault to a kprobe only: waiting for mmap_lock is not in the service \
+                 time, and copy-on-write is not told from other faults",
+            ),
+        },
+        Variant {
+            name: "software_event",
+            programs: const { &[minor("end_minor_alone"), major("end_major_alone")] },
+            lacks: Some("the kernel does not show the start of a fault: faults have no duration and no error code"),
+        },
+    ]
+}
+
+const RUNS: [Variant; 4] = {
+    const EXIT: &str = "thread_exit_run";
+    const ENDS: [&str; 2] = ["late_minor_run", "late_major_run"];
+    const FENTRY: [Program; 5] = late("start_abort", EXIT, ENDS, "flush_run");
+    const KPROBE: [Program; 5] = late("start_handler", EXIT, ENDS, "flush_run");
+    const TRACED: [Program; 7] = [
+        Program::trace("start_user_run"),
+        Program::trace("start_kernel_run"),
+        Program::trace("fault_switch"),
+        Program::trace(EXIT),
+        minor("end_minor_run"),
+        major("end_major_run"),
+        flush("flush_run"),
+    ];
+    ways(&TRACED, &FENTRY, &KPROBE)
 };
 
-const RUNS: &[Variant] = &[
-    Variant {
-        name: "tp_btf+software_event",
-        programs: &[
-            Program::trace("start_user_run"),
-            Program::trace("start_kernel_run"),
-            Program::trace("fault_switch"),
-            Program::trace("thread_exit_run"),
-            minor("end_minor_run"),
-            major("end_major_run"),
-            flush("flush_run"),
-        ],
-        lacks: None,
-    },
-    ALONE,
-];
-
-const EVERY: &[Variant] = &[
-    Variant {
-        name: "tp_btf+software_event",
-        programs: &[
-            Program::trace("start_user_every"),
-            Program::trace("start_kernel_every"),
-            Program::trace("fault_switch"),
-            Program::trace("thread_exit_every"),
-            minor("end_minor_every"),
-            major("end_major_every"),
-            flush("flush_every"),
-        ],
-        lacks: None,
-    },
-    ALONE,
-];
+const EVERY: [Variant; 4] = {
+    const EXIT: &str = "thread_exit_every";
+    const ENDS: [&str; 2] = ["late_minor_every", "late_major_every"];
+    const FENTRY: [Program; 5] = late("start_abort", EXIT, ENDS, "flush_every");
+    const KPROBE: [Program; 5] = late("start_handler", EXIT, ENDS, "flush_every");
+    const TRACED: [Program; 7] = [
+        Program::trace("start_user_every"),
+        Program::trace("start_kernel_every"),
+        Program::trace("fault_switch"),
+        Program::trace(EXIT),
+        minor("end_minor_every"),
+        major("end_major_every"),
+        flush("flush_every"),
+    ];
+    ways(&TRACED, &FENTRY, &KPROBE)
+};
 
 pub(crate) struct Faults;
 
@@ -106,8 +128,8 @@ impl Probe for Faults {
 
     fn variants(&self, faults: FaultMode) -> &'static [Variant] {
         match faults {
-            FaultMode::Every => EVERY,
-            FaultMode::Runs | FaultMode::Off => RUNS,
+            FaultMode::Every => &EVERY,
+            FaultMode::Runs | FaultMode::Off => &RUNS,
         }
     }
 

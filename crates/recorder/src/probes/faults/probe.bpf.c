@@ -5,8 +5,8 @@
 /* What it takes to say that a fault goes on where the last one was; of a fault in user mode only. */
 static __always_inline bool is_same_user_context(struct run *r, u64 who, struct pt_regs *regs, u64 error_code)
 {
-	return r->owner == who && r->context.ip == regs->ip && r->context.sp == regs->sp &&
-	       r->context.bp == regs->bp && r->context.error_code == error_code;
+	return r->owner == who && r->context.ip == REG_IP(regs) && r->context.leaf == REG_LEAF(regs) &&
+	       r->context.fp == REG_FP(regs) && r->context.error_code == error_code;
 }
 
 /* A run goes on as long as the process's mappings stay as they are: each of its pages then has the same owner. */
@@ -17,19 +17,7 @@ static __always_inline bool is_same_epoch(struct run *r)
 
 static __always_inline u64 stack_of(struct context *c, u64 who)
 {
-	return take_stack(who, c->image, c->user_ip, c->sp, c->bp);
-}
-
-/* Where each register has grown by what it grew by before, so has the sum; hardly ever otherwise. */
-static __always_inline u64 sum_of(struct pt_regs *r)
-{
-	u64 sum = r->ax * 0x9e3779b97f4a7c15ULL + r->bx * 0xc2b2ae3d27d4eb4fULL + r->cx * 0x165667b19e3779f9ULL +
-		  r->dx * 0x27d4eb2f165667c5ULL + r->si * 0x85ebca77c2b2ae63ULL + r->di * 0xff51afd7ed558ccdULL;
-
-	sum += r->r8 * 0xc4ceb9fe1a85ec53ULL + r->r9 * 0xbf58476d1ce4e5b9ULL + r->r10 * 0x94d049bb133111ebULL +
-	       r->r11 * 0xd6e8feb86659fd93ULL;
-	return sum + r->r12 * 0xa0761d6478bd642fULL + r->r13 * 0xe7037ed1a0b428dbULL + r->r14 * 0x8ebc6af09c88c6e3ULL +
-	       r->r15 * 0x589965cc75374cc3ULL;
+	return take_stack(who, c->image, c->user_ip, c->leaf, c->fp);
 }
 
 /* Whether a fault in the context of the last one has its stack, too. Instruction, stack pointer and frame pointer do not
@@ -39,7 +27,7 @@ static __always_inline u64 sum_of(struct pt_regs *r)
  * walked again, and those of which it is in doubt then are counted. */
 static __always_inline u64 may_reuse_stack(struct run *r, struct pt_regs *regs)
 {
-	u64 sum = sum_of(regs), step = sum - r->steps.sum;
+	u64 sum = sum_of_registers(regs), step = sum - r->steps.sum;
 	bool goes_on = step == r->steps.step && r->context.stack > MT_NO_STACK_LOST;
 
 	r->steps.sum = sum;
@@ -65,10 +53,10 @@ static __always_inline void change_context(struct run *r, u64 who, u32 image, st
 {
 	flush(r, mode);
 	r->owner = who;
-	r->context.ip = regs->ip;
-	r->context.user_ip = user->ip;
-	r->context.sp = user->sp;
-	r->context.bp = user->bp;
+	r->context.ip = REG_IP(regs);
+	r->context.user_ip = REG_IP(user);
+	r->context.leaf = REG_LEAF(user);
+	r->context.fp = REG_FP(user);
 	r->context.error_code = error_code;
 	r->context.image = image;
 	r->context.stack = MT_NO_STACK_UNREADABLE;
@@ -93,12 +81,12 @@ static __noinline int begin_fault(struct slot *s, u64 addr, struct pt_regs *regs
 	sc = my_scratch();
 	if (!sc || sc->reading_user_memory)
 		return 0;
-	if (!is_user_mode(regs->cs))
+	if (!is_user_mode(REG_MODE(regs)))
 		user = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	way = way_of(regs->ip, error_code);
+	way = way_of(REG_IP(regs), error_code);
 	r = run_at(s, way);
-	same = r->owner == who && r->context.ip == regs->ip && r->context.user_ip == user->ip &&
-	       r->context.sp == user->sp && r->context.bp == user->bp && r->context.error_code == error_code &&
+	same = r->owner == who && r->context.ip == REG_IP(regs) && r->context.user_ip == REG_IP(user) &&
+	       r->context.leaf == REG_LEAF(user) && r->context.fp == REG_FP(user) && r->context.error_code == error_code &&
 	       r->context.image == t->image;
 	set_busy(s, 1);
 	/* A signal, or the kernel's fixup, instead of an end; a fault of another thread would have been parked. */
@@ -111,7 +99,7 @@ static __noinline int begin_fault(struct slot *s, u64 addr, struct pt_regs *regs
 	else if (mode == RUNS && !s->continues)
 		flush(r, mode);
 	s->stack_is = WALKED;
-	r->steps.sum = sum_of(regs);
+	r->steps.sum = sum_of_registers(regs);
 	r->steps.step = NO_STEP;
 	r->context.epoch = epoch_of(t->image);
 	s->slow_ns = c ? c->slow_fault_ns : 0;
@@ -125,7 +113,7 @@ static __noinline int begin_fault(struct slot *s, u64 addr, struct pt_regs *regs
 
 static __always_inline int on_start(u64 addr, struct pt_regs *regs, u64 error_code, enum mode mode)
 {
-	u64 who = bpf_get_current_pid_tgid(), way = way_of(regs->ip, error_code);
+	u64 who = bpf_get_current_pid_tgid(), way = way_of(REG_IP(regs), error_code);
 	struct slot *s = my_slot();
 	u32 shift = sampling_shift();
 	struct run *r;
@@ -169,7 +157,8 @@ START(start_kernel_every, "page_fault_kernel", EVERY)
 static __always_inline int end_of_parked(struct bpf_perf_event_data *ctx, bool major)
 {
 	u64 who = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns();
-	u64 addr = ctx->addr, cs = ctx->regs.cs, ip = ctx->regs.ip, sp = ctx->regs.sp, bp = ctx->regs.bp;
+	u64 addr = ctx->addr, mode = REG_MODE(&ctx->regs), ip = REG_IP(&ctx->regs);
+	u64 leaf = REG_LEAF(&ctx->regs), fp = REG_FP(&ctx->regs);
 	u16 detail = major ? MT_FAULT_MAJOR : 0;
 	struct context c = {};
 	struct mt_target *t;
@@ -196,15 +185,15 @@ static __always_inline int end_of_parked(struct bpf_perf_event_data *ctx, bool m
 		return 0;
 	}
 	c.ip = ip;
-	if (!is_user_mode(cs)) {
+	if (!is_user_mode(mode)) {
 		struct pt_regs *user = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 
-		ip = user->ip;
-		sp = user->sp;
-		bp = user->bp;
+		ip = REG_IP(user);
+		leaf = REG_LEAF(user);
+		fp = REG_FP(user);
 	}
 	c.image = t->image;
-	c.stack = take_stack(who, t->image, ip, sp, bp);
+	c.stack = take_stack(who, t->image, ip, leaf, fp);
 	send_one(who, &c, now, 0, addr, detail);
 	return 0;
 }
@@ -314,6 +303,10 @@ int end_major_alone(struct bpf_perf_event_data *ctx)
 {
 	return end_of_parked(ctx, true);
 }
+
+#ifdef HAS_LATE_FAULT_STARTS
+#include "late.bpf.h"
+#endif
 
 /* A thread that sleeps or is preempted within a fault goes on somewhere else perhaps. */
 SEC("tp_btf/sched_switch")

@@ -11,7 +11,6 @@
 
 #include "mtrace.bpf.h"
 
-#define PAGE_SHIFT 12
 /* A run or batch is sent when it is this old: what it says of a moment in time is at most so far off. */
 #define RUN_MAX_NS 1000000
 /* Pages between neighbours of a run: up to a huge page. */
@@ -39,8 +38,8 @@ enum { WALKED, REUSED, CHECKED };
 struct context {
 	u64 ip; /* as the exception has it: a kernel address for a fault of the kernel */
 	u64 user_ip;
-	u64 sp;
-	u64 bp;
+	u64 leaf; /* REG_LEAF */
+	u64 fp;
 	u64 error_code; /* from WEIGHT_SHIFT on: log2 of the faults that this one stands for */
 	u64 stack;	/* hash */
 	u32 image;

@@ -13,8 +13,7 @@ static __always_inline int on_entry(struct user_regs *regs, u16 which)
 	r = RESERVE(struct mt_gc);
 	if (!r)
 		return 0;
-	/* Go's register ABI (amd64, 1.17 and later): the first integer argument is in AX. */
-	fill_header(&r->h, MT_GC, which, pid_tgid, regs->ax, bpf_ktime_get_ns());
+	fill_header(&r->h, MT_GC, which, pid_tgid, GO_ARG0(regs), bpf_ktime_get_ns());
 	SUBMIT(r);
 	return 0;
 }

@@ -28,9 +28,8 @@ struct {
 static __always_inline int enter(struct user_regs *regs, u32 which)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	/* Go's register ABI (amd64, 1.17 and later): the goroutine in R14, integer arguments in AX, BX, … */
-	struct call key = { .goroutine = regs->r14, .pid = pid_tgid >> 32, .which = which };
-	struct begun begun = { .arg = regs->bx };
+	struct call key = { .goroutine = GO_G(regs), .pid = pid_tgid >> 32, .which = which };
+	struct begun begun = { .arg = GO_ARG1(regs) };
 
 	if (!target_of(key.pid))
 		return 0;
@@ -47,7 +46,7 @@ static __always_inline int send(struct user_regs *regs, struct mt_target *t, u64
 	u64 now = bpf_ktime_get_ns(), stack;
 
 	count(MT_SEEN);
-	stack = take_stack(pid_tgid, t->image, regs->ip, regs->sp, regs->bp);
+	stack = take_stack(pid_tgid, t->image, REG_IP(regs), REG_LEAF(regs), REG_FP(regs));
 	r = RESERVE(struct mt_go_memory);
 	if (!r)
 		return 0;
@@ -64,7 +63,7 @@ static __always_inline int send(struct user_regs *regs, struct mt_target *t, u64
 static __always_inline int leave(struct user_regs *regs, u32 which)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct call key = { .goroutine = regs->r14, .pid = pid_tgid >> 32, .which = which };
+	struct call key = { .goroutine = GO_G(regs), .pid = pid_tgid >> 32, .which = which };
 	struct mt_target *t = target_of(key.pid);
 	struct mt_config *c = settings();
 	struct begun *found, begun;
@@ -75,7 +74,7 @@ static __always_inline int leave(struct user_regs *regs, u32 which)
 	found = bpf_map_lookup_elem(&calls, &key);
 	if (!found) {
 		count(MT_NO_START);
-		return send(regs, t, pid_tgid, which, 0, regs->ax);
+		return send(regs, t, pid_tgid, which, 0, GO_ARG0(regs));
 	}
 	begun = *found;
 	bpf_map_delete_elem(&calls, &key);
@@ -85,11 +84,11 @@ static __always_inline int leave(struct user_regs *regs, u32 which)
 		count_by(MT_OWN_1, dur);
 		return 0;
 	}
-	if (which == MT_GO_SCAVENGE && regs->ax == 0) {
+	if (which == MT_GO_SCAVENGE && GO_ARG0(regs) == 0) {
 		count(MT_OWN_2);
 		return 0;
 	}
-	return send(regs, t, pid_tgid, which, &begun, regs->ax);
+	return send(regs, t, pid_tgid, which, &begun, GO_ARG0(regs));
 }
 
 static __always_inline int set(struct user_regs *regs, u32 which)
@@ -97,7 +96,7 @@ static __always_inline int set(struct user_regs *regs, u32 which)
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct mt_target *t = target_of(pid_tgid >> 32);
 
-	return t ? send(regs, t, pid_tgid, which, 0, regs->ax) : 0;
+	return t ? send(regs, t, pid_tgid, which, 0, GO_ARG0(regs)) : 0;
 }
 
 #define PROGRAM(name, how, which)        \

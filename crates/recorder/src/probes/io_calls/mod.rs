@@ -6,8 +6,8 @@ use mtrace_formats::tables::{IoCall, IoCallKind};
 
 use super::wire::{Reader, Undecodable, event, outcome};
 use super::{Probe, Program, Variant};
-use crate::FaultMode;
 use crate::session::Sink;
+use crate::{FaultMode, arch};
 
 /// `enum mt_io_aux`.
 const HAS_MODE: u32 = 1;
@@ -57,25 +57,10 @@ impl Probe for IoCalls {
     }
 }
 
-/// x86-64 system call numbers.
-fn kind_of(nr: u16) -> Option<IoCallKind> {
-    Some(match nr {
-        2 | 85 | 257 | 437 => IoCallKind::Open,
-        0 | 17 | 19 | 45 | 47 | 295 | 327 => IoCallKind::Read,
-        1 | 18 | 20 | 44 | 46 | 296 | 328 => IoCallKind::Write,
-        43 | 288 => IoCallKind::Accept,
-        42 => IoCallKind::Connect,
-        74 | 75 => IoCallKind::Sync,
-        3 => IoCallKind::Close,
-        50 => IoCallKind::Listen,
-        _ => return None,
-    })
-}
-
 fn decode(bytes: &[u8]) -> Result<IoCall, Undecodable> {
     let mut r = Reader::new(bytes);
     let h = r.header()?;
-    let call = kind_of(h.detail).ok_or(Undecodable)?;
+    let call = arch::io_call(h.detail).ok_or(Undecodable)?;
     let (dur, ret, fd) = (r.i64()?, r.i64()?, r.i64()?);
     let (result, errno) = outcome(ret);
     let socket = (h.aux & HAS_MODE != 0).then_some(h.aux & SOCKET != 0);
@@ -96,35 +81,38 @@ fn decode(bytes: &[u8]) -> Result<IoCall, Undecodable> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use libc::{SYS_close, SYS_openat, SYS_read};
+
     use super::super::wire::testing::{header, with};
     use super::*;
 
-    fn io(nr: u16, aux: u32, ret: i64, fd: i64) -> IoCall {
-        decode(&with(header(event::IO_CALL, nr, 5, 6, aux, 9), &[70, ret.cast_unsigned(), fd.cast_unsigned()])).unwrap()
+    fn io(nr: libc::c_long, aux: u32, ret: i64, fd: i64) -> IoCall {
+        decode(&with(header(event::IO_CALL, nr as u16, 5, 6, aux, 9), &[70, ret.cast_unsigned(), fd.cast_unsigned()]))
+            .unwrap()
     }
 
     #[test]
     fn a_read_from_a_socket_has_its_first_byte() {
-        let row = io(0, HAS_MODE | SOCKET | HAS_BYTE | 0x16 << 8, 517, 4);
+        let row = io(SYS_read, HAS_MODE | SOCKET | HAS_BYTE | 0x16 << 8, 517, 4);
         assert_eq!((row.call, row.fd, row.socket), (IoCallKind::Read, Some(4), Some(true)));
         assert_eq!((row.result, row.errno, row.first_byte), (Some(517), None, Some(0x16)));
     }
 
     #[test]
     fn first_byte_zero_is_not_the_same_as_none() {
-        assert_eq!(io(0, HAS_MODE | SOCKET | HAS_BYTE, 1, 4).first_byte, Some(0));
-        assert_eq!(io(0, HAS_MODE | SOCKET, -11, 4).first_byte, None);
+        assert_eq!(io(SYS_read, HAS_MODE | SOCKET | HAS_BYTE, 1, 4).first_byte, Some(0));
+        assert_eq!(io(SYS_read, HAS_MODE | SOCKET, -11, 4).first_byte, None);
     }
 
     #[test]
     fn open_has_no_descriptor_argument() {
-        let row = io(257, 0, -2, -100);
+        let row = io(SYS_openat, 0, -2, -100);
         assert_eq!((row.call, row.fd, row.socket, row.errno), (IoCallKind::Open, None, None, Some(2)));
     }
 
     #[test]
     fn a_bad_descriptor_leaves_socket_unknown() {
-        assert_eq!(io(3, 0, -9, 99).socket, None);
-        assert_eq!(io(3, HAS_MODE, 0, 3).socket, Some(false));
+        assert_eq!(io(SYS_close, 0, -9, 99).socket, None);
+        assert_eq!(io(SYS_close, HAS_MODE, 0, 3).socket, Some(false));
     }
 }

@@ -32,42 +32,42 @@ struct noted {
 
 #include "syscall_pair.bpf.h"
 
-/* x86-64 numbers. sendmmsg, recvmmsg, sendfile, splice and io_uring are not covered. */
+/* sendmmsg, recvmmsg, sendfile, splice and io_uring are not covered. */
 static __always_inline enum role role_of(long nr)
 {
 	switch (nr) {
-	case 2:   /* open */
-	case 85:  /* creat */
-	case 257: /* openat */
-	case 437: /* openat2 */
+	case NR_OPEN:
+	case NR_CREAT:
+	case NR_OPENAT:
+	case NR_OPENAT2:
 		return OPEN;
-	case 0:  /* read */
-	case 17: /* pread64 */
-	case 45: /* recvfrom */
+	case NR_READ:
+	case NR_PREAD64:
+	case NR_RECVFROM:
 		return READ;
-	case 19:  /* readv */
-	case 295: /* preadv */
-	case 327: /* preadv2 */
+	case NR_READV:
+	case NR_PREADV:
+	case NR_PREADV2:
 		return READ_VECTOR;
-	case 47: /* recvmsg */
+	case NR_RECVMSG:
 		return READ_MESSAGE;
-	case 1:  /* write */
-	case 18: /* pwrite64 */
-	case 44: /* sendto */
+	case NR_WRITE:
+	case NR_PWRITE64:
+	case NR_SENDTO:
 		return WRITE;
-	case 20:  /* writev */
-	case 296: /* pwritev */
-	case 328: /* pwritev2 */
+	case NR_WRITEV:
+	case NR_PWRITEV:
+	case NR_PWRITEV2:
 		return WRITE_VECTOR;
-	case 46: /* sendmsg */
+	case NR_SENDMSG:
 		return WRITE_MESSAGE;
-	case 3:   /* close */
-	case 42:  /* connect */
-	case 43:  /* accept */
-	case 50:  /* listen */
-	case 74:  /* fsync */
-	case 75:  /* fdatasync */
-	case 288: /* accept4 */
+	case NR_CLOSE:
+	case NR_CONNECT:
+	case NR_ACCEPT:
+	case NR_LISTEN:
+	case NR_FSYNC:
+	case NR_FDATASYNC:
+	case NR_ACCEPT4:
 		return OTHER;
 	}
 	return NONE;
@@ -160,9 +160,9 @@ int BPF_PROG(io_enter, struct pt_regs *regs, long nr)
 	c = call_enters(nr);
 	if (!c)
 		return 0;
-	c->noted.data = regs->si;
-	c->noted.iovecs = regs->dx;
-	c->noted.fd = (int)regs->di;
+	c->noted.data = SYSCALL_ARG1(regs);
+	c->noted.iovecs = SYSCALL_ARG2(regs);
+	c->noted.fd = (int)SYSCALL_ARG0(regs);
 	c->noted.aux = role == OPEN ? 0 : socket_bits(c->noted.fd);
 	if (c->noted.aux & MT_IO_SOCKET && (role == WRITE || role == WRITE_VECTOR || role == WRITE_MESSAGE) &&
 	    (role != WRITE || c->noted.iovecs))
@@ -182,29 +182,29 @@ static __always_inline void began_before(struct mt_target *t, struct pt_regs *re
 	struct mt_io_call *r;
 	u32 aux;
 
-	if (!c || t->io_calls >= c->io_calls_per_process || regs->cs == USER_CS_32)
+	if (!c || t->io_calls >= c->io_calls_per_process || is_32_bit(REG_MODE(regs)))
 		return;
-	if (!reads && regs->orig_ax != 43 && regs->orig_ax != 288)
+	if (!reads && SYSCALL_NR(regs) != NR_ACCEPT && SYSCALL_NR(regs) != NR_ACCEPT4)
 		return;
 	count(MT_SEEN);
-	aux = socket_bits((int)regs->di);
+	aux = socket_bits((int)SYSCALL_ARG0(regs));
 	if (aux & MT_IO_SOCKET && ret > 0 && reads)
-		aux |= peek(role, regs->si, regs->dx);
+		aux |= peek(role, SYSCALL_ARG1(regs), SYSCALL_ARG2(regs));
 	r = RESERVE(struct mt_io_call);
 	if (!r)
 		return;
 	count(MT_NO_START);
-	fill_header(&r->h, MT_IO_CALL, regs->orig_ax, pid_tgid, aux, now);
+	fill_header(&r->h, MT_IO_CALL, SYSCALL_NR(regs), pid_tgid, aux, now);
 	r->dur = 0;
 	r->ret = ret;
-	r->fd = (int)regs->di;
+	r->fd = (int)SYSCALL_ARG0(regs);
 	SUBMIT(r);
 }
 
 SEC("tp_btf/sys_exit")
 int BPF_PROG(io_exit, struct pt_regs *regs, long ret)
 {
-	long nr = regs->orig_ax;
+	long nr = SYSCALL_NR(regs);
 	enum role role = role_of(nr);
 	struct mt_io_call *r;
 	struct mt_target *t;

@@ -9,8 +9,8 @@ use mtrace_formats::tables::{MemoryCall, MemoryCallKind};
 
 use super::wire::{Header, Reader, Undecodable, event, outcome, user_dev};
 use super::{Probe, Program, Variant};
-use crate::FaultMode;
 use crate::session::Sink;
+use crate::{FaultMode, arch};
 
 const MAP_ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
 const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
@@ -95,16 +95,7 @@ impl Call {
     fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
         let mut r = Reader::new(bytes);
         let header = r.header()?;
-        let kind = match header.detail {
-            9 => MemoryCallKind::Mmap,
-            10 => MemoryCallKind::Mprotect,
-            11 => MemoryCallKind::Munmap,
-            12 => MemoryCallKind::Brk,
-            25 => MemoryCallKind::Mremap,
-            28 => MemoryCallKind::Madvise,
-            56..=58 | 435 => MemoryCallKind::Fork,
-            _ => return Err(Undecodable),
-        };
+        let kind = arch::memory_call(header.detail).ok_or(Undecodable)?;
         let (dur, ret) = (r.i64()?, r.i64()?);
         let mut args = [0; 6];
         for a in &mut args {
@@ -153,12 +144,14 @@ impl Call {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use libc::{SYS_gettid, SYS_mmap, SYS_mprotect, SYS_mremap};
+
     use super::super::wire::testing::{header, with};
     use super::*;
 
-    fn call(nr: u16, ret: i64, args: [u64; 6], file: Option<(u64, u64)>) -> Call {
+    fn call(nr: libc::c_long, ret: i64, args: [u64; 6], file: Option<(u64, u64)>) -> Call {
         let (dev, inode) = file.unwrap_or_default();
-        let head = header(event::MEMORY_CALL, nr, 5, 6, u32::from(file.is_some()), 1000);
+        let head = header(event::MEMORY_CALL, nr as u16, 5, 6, u32::from(file.is_some()), 1000);
         let mut fields = vec![70, ret.cast_unsigned()];
         fields.extend(args);
         fields.extend([0xabc, dev, inode]);
@@ -167,7 +160,7 @@ mod tests {
 
     #[test]
     fn an_anonymous_mmap_has_no_offset_and_no_file() {
-        let row = call(9, 0x7f00_0000_0000, [0, 8192, 3, 0x22, u64::MAX, 0], None).row();
+        let row = call(SYS_mmap, 0x7f00_0000_0000, [0, 8192, 3, 0x22, u64::MAX, 0], None).row();
         assert_eq!((row.call, row.ts, row.dur, row.pid, row.tid), (MemoryCallKind::Mmap, 1000, 70, 5, 6));
         assert_eq!((row.len_bytes, row.prot_or_advice, row.flags), (8192, Some(3), Some(0x22)));
         assert_eq!((row.result, row.errno, row.offset_bytes), (Some(0x7f00_0000_0000), None, None));
@@ -175,34 +168,34 @@ mod tests {
 
     #[test]
     fn an_executable_file_map_is_news_for_the_symboliser() {
-        let c = call(9, 0x7f00_0000_0000, [0, 8192, 5, 2, 3, 4096], Some((8 << 20 | 1, 77)));
+        let c = call(SYS_mmap, 0x7f00_0000_0000, [0, 8192, 5, 2, 3, 4096], Some((8 << 20 | 1, 77)));
         let code = c.new_code().unwrap();
         assert_eq!(
             (code.start, code.len, code.offset, code.dev, code.inode),
             (0x7f00_0000_0000, 8192, 4096, 0x801, 77)
         );
         assert_eq!(c.row().offset_bytes, Some(4096));
-        assert_eq!(call(9, -12, [0, 8192, 5, 2, 3, 4096], Some((1, 77))).new_code(), None);
-        assert_eq!(call(9, 4096, [0, 8192, 1, 2, 3, 4096], Some((1, 77))).new_code(), None);
+        assert_eq!(call(SYS_mmap, -12, [0, 8192, 5, 2, 3, 4096], Some((1, 77))).new_code(), None);
+        assert_eq!(call(SYS_mmap, 4096, [0, 8192, 1, 2, 3, 4096], Some((1, 77))).new_code(), None);
     }
 
     #[test]
     fn a_failure_has_an_errno_and_no_result() {
-        let row = call(10, -12, [4096, 4096, 3, 0, 0, 0], None).row();
+        let row = call(SYS_mprotect, -12, [4096, 4096, 3, 0, 0, 0], None).row();
         assert_eq!((row.result, row.errno, row.flags), (None, Some(12), None));
     }
 
     #[test]
     fn mremap_tells_its_new_address_only_if_it_was_asked_for() {
-        let row = call(25, 4096, [4096, 4096, 8192, 1, 99, 0], None).row();
+        let row = call(SYS_mremap, 4096, [4096, 4096, 8192, 1, 99, 0], None).row();
         assert_eq!((row.new_len_bytes, row.flags, row.new_addr), (Some(8192), Some(1), None));
-        let row = call(25, 4096, [4096, 4096, 8192, 3, 99, 0], None).row();
+        let row = call(SYS_mremap, 4096, [4096, 4096, 8192, 3, 99, 0], None).row();
         assert_eq!(row.new_addr, Some(99));
     }
 
     #[test]
     fn another_system_call_is_not_decodable() {
-        let head = header(event::MEMORY_CALL, 1, 5, 6, 0, 0);
+        let head = header(event::MEMORY_CALL, SYS_gettid as u16, 5, 6, 0, 0);
         assert!(Call::decode(&with(head, &[0; 11])).is_err());
     }
 }

@@ -3,16 +3,6 @@
 #include "mtrace.bpf.h"
 
 #define PROT_EXEC 4
-#define NR_MMAP 9
-#define NR_MPROTECT 10
-#define NR_MUNMAP 11
-#define NR_BRK 12
-#define NR_MREMAP 25
-#define NR_MADVISE 28
-#define NR_CLONE 56
-#define NR_FORK 57
-#define NR_VFORK 58
-#define NR_CLONE3 435
 #define CLONE_VM 0x100
 #define MAP_ANONYMOUS 0x20
 
@@ -39,20 +29,15 @@ struct {
 	__type(value, u32);
 } seen_files SEC(".maps");
 
-static __always_inline bool is_fork(long nr)
-{
-	return (nr >= NR_CLONE && nr <= NR_VFORK) || nr == NR_CLONE3;
-}
-
 static __always_inline bool is_mine(long nr)
 {
-	return (nr >= NR_MMAP && nr <= NR_BRK) || nr == NR_MREMAP || nr == NR_MADVISE || is_fork(nr);
+	return CHANGES_MAPPINGS(nr) || IS_FORK(nr);
 }
 
 /* Who shares the address space with the new one: a thread, or vfork. */
 static __always_inline u64 clone_flags(struct pt_regs *regs, long nr)
 {
-	u64 first = regs->di, flags = CLONE_VM;
+	u64 first = SYSCALL_ARG0(regs), flags = CLONE_VM;
 
 	/* Here, for the verifier: else the compiler makes one load of this one and of the flags in memory. */
 	barrier_var(first);
@@ -116,7 +101,7 @@ int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
 	t = caller(regs, pid_tgid);
 	if (!t)
 		return 0;
-	if (is_fork(nr)) {
+	if (IS_FORK(nr)) {
 		flags = clone_flags(regs, nr);
 		if (flags & CLONE_VM)
 			return 0;
@@ -127,17 +112,17 @@ int BPF_PROG(memory_enter, struct pt_regs *regs, long nr)
 	if (!c)
 		return 0;
 	c->noted.has_file = 0;
-	c->noted.args[0] = regs->di;
-	c->noted.args[1] = regs->si;
-	c->noted.args[2] = regs->dx;
-	c->noted.args[3] = regs->r10;
-	c->noted.args[4] = regs->r8;
-	c->noted.args[5] = regs->r9;
-	if (is_fork(nr)) {
+	c->noted.args[0] = SYSCALL_ARG0(regs);
+	c->noted.args[1] = SYSCALL_ARG1(regs);
+	c->noted.args[2] = SYSCALL_ARG2(regs);
+	c->noted.args[3] = SYSCALL_ARG3(regs);
+	c->noted.args[4] = SYSCALL_ARG4(regs);
+	c->noted.args[5] = SYSCALL_ARG5(regs);
+	if (IS_FORK(nr)) {
 		c->noted.args[0] = c->noted.args[1] = 0;
 		c->noted.args[3] = flags;
 	}
-	c->noted.stack = take_stack(pid_tgid, t->image, regs->ip, regs->sp, regs->bp);
+	c->noted.stack = take_stack(pid_tgid, t->image, REG_IP(regs), REG_LEAF(regs), REG_FP(regs));
 	c->ts = bpf_ktime_get_ns();
 	if (nr == NR_MMAP && !(c->noted.args[3] & MAP_ANONYMOUS))
 		note_file(c, pid_tgid);
@@ -153,7 +138,7 @@ int BPF_PROG(memory_exit, struct pt_regs *regs, long ret)
 	struct mt_target *t;
 	struct call *c;
 	u64 pid_tgid;
-	long nr = regs->orig_ax;
+	long nr = SYSCALL_NR(regs);
 
 	if (!is_mine(nr))
 		return 0;

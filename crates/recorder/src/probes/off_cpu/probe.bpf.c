@@ -47,9 +47,10 @@ static __always_inline void note_place(struct left *l, struct task_struct *task,
 	struct pt_regs *user = (void *)bpf_task_pt_regs(task);
 
 	/* Exceptions and interrupts leave -1 here. */
-	l->syscall = user->orig_ax;
+	l->syscall = SYSCALL_NR(user);
 	l->has_stack = MT_OFF_HAS_STACK;
-	l->stack = take_stack((u64)(u32)task->tgid << 32 | (u32)task->pid, image, user->ip, user->sp, user->bp);
+	l->stack = take_stack((u64)(u32)task->tgid << 32 | (u32)task->pid, image, REG_IP(user), REG_LEAF(user),
+			      REG_FP(user));
 }
 
 static __always_inline void leaves(struct task_struct *task, bool preempt, u64 state, u64 *now)
@@ -157,31 +158,22 @@ int BPF_PROG(switch_without_state, bool preempt, struct task_struct *prev, struc
 	return 0;
 }
 
-extern const int __preempt_count __ksym __weak;
-extern const struct pcpu_hot___old pcpu_hot __ksym __weak;
-
 #define SOFTIRQ_OFFSET (1 << 8) /* set while one is served; more of these bits mean only that none may be */
 #define HARDIRQ_AND_NMI (0xff << 16)
 
-/* include/linux/preempt.h: x86 keeps the count per CPU. */
+/* include/linux/preempt.h */
 static __always_inline u32 context_by_count(void)
 {
 	int count;
 
-	if (&__preempt_count)
-		count = *(int *)bpf_this_cpu_ptr(&__preempt_count);
-	else if (&pcpu_hot)
-		count = ((struct pcpu_hot___old *)bpf_this_cpu_ptr(&pcpu_hot))->preempt_count;
-	else
+	if (!read_preempt_count(&count))
 		return 0;
 	return count & (HARDIRQ_AND_NMI | SOFTIRQ_OFFSET) ? MT_WAKER_INTERRUPT : MT_WAKER_THREAD;
 }
 
-#define THREAD_SIZE 16384 /* without KASAN */
-
 /* Where the kernel does not say where the count is (without CONFIG_KALLSYMS_ALL). An interrupt that came from kernel mode,
- * and every soft one, has a stack of its own; one that came from user mode uses the thread's, which is not in a system
- * call then (arch/x86/include/asm/irq_stack.h). A thread in a page fault looks the same as the latter.
+ * and every soft one, has a stack of its own; one that came from user mode uses the thread's on x86, which is not in a
+ * system call then (arch/x86/include/asm/irq_stack.h). A thread in a page fault looks the same as the latter.
  * `on_stack` is the arguments of a tp_btf program: the kernel has put them on the stack that it runs on. The detour
  * through memory makes a number of it. */
 static __always_inline u32 context_by_stack(void *on_stack)
@@ -195,7 +187,7 @@ static __always_inline u32 context_by_stack(void *on_stack)
 	if (addr - (u64)current->stack >= THREAD_SIZE)
 		return MT_WAKER_INTERRUPT;
 	user = (void *)bpf_task_pt_regs(current);
-	return current->mm && (long)user->orig_ax < 0 ? MT_WAKER_INTERRUPT : MT_WAKER_THREAD;
+	return current->mm && (long)SYSCALL_NR(user) < 0 ? MT_WAKER_INTERRUPT : MT_WAKER_THREAD;
 }
 
 /* The programs below run in any context, also amid another program of ours: they use no scratch space. Nobody else

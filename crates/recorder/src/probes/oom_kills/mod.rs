@@ -7,7 +7,7 @@ use mtrace_formats::tables::{OomKill, OomScope};
 use super::wire::{Reader, Undecodable, c_string, event};
 use super::{Probe, Program, Variant};
 use crate::FaultMode;
-use crate::host::page_size;
+use crate::host::page_bytes;
 use crate::session::Sink;
 use crate::symbols::kallsyms;
 
@@ -60,7 +60,7 @@ impl Probe for OomKills {
     }
 
     fn record(&self, bytes: &[u8], sink: &mut Sink) -> Result<(), Undecodable> {
-        let decoded = decode(bytes, page_size().unwrap_or(4096))?;
+        let decoded = decode(bytes, page_bytes())?;
         let stack_id = sink.stack_id(decoded.by_stack, self, 1);
         sink.push(OomKill { stack_id, scope: scope_of(&decoded.kernel_ips), ..decoded.row });
         Ok(())

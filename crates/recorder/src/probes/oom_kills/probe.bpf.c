@@ -11,6 +11,8 @@ enum {
 };
 
 #define MAX_DEPTH 24
+/* In pages; below PAGE_COUNTER_MAX and far above every memory. */
+#define NO_LIMIT_PAGES (1ULL << (62 - PAGE_SHIFT))
 
 /* A record is larger than the stack of a program. */
 struct {
@@ -58,7 +60,7 @@ static __always_inline struct cgroup_subsys_state *fullest(struct mt_oom_kill *r
 		u64 usage = BPF_CORE_READ(group, memory.usage.counter);
 
 		/* No limit: PAGE_COUNTER_MAX is LONG_MAX / PAGE_SIZE. */
-		if (max < (1ULL << 50)) {
+		if (max < NO_LIMIT_PAGES) {
 			room = max - usage;
 			if (!found || room < least) {
 				found = css;
@@ -109,7 +111,7 @@ static __always_inline void chosen_by(struct mt_oom_kill *r, void *ctx)
 	r->by_stack = MT_NO_STACK_UNREADABLE;
 	if (t) {
 		user = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-		r->by_stack = take_stack(who, t->image, user->ip, user->sp, user->bp);
+		r->by_stack = take_stack(who, t->image, REG_IP(user), REG_LEAF(user), REG_FP(user));
 		count_stack(r->by_stack);
 	}
 	bytes = bpf_get_stack(ctx, r->kernel_ips, sizeof(r->kernel_ips), 0);

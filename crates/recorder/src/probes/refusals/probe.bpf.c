@@ -2,9 +2,6 @@
 // What the kernel counted when it refused a call of the mmap family.
 #include "mtrace.bpf.h"
 
-#define NR_MMAP 9
-#define NR_MPROTECT 10
-#define NR_MREMAP 25
 #define EAGAIN 11
 #define ENOMEM 12
 
@@ -25,7 +22,7 @@ static __always_inline u64 limit(struct task_struct *task, int which)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(refusal_exit, struct pt_regs *regs, long ret)
 {
-	long nr = regs->orig_ax;
+	long nr = SYSCALL_NR(regs);
 	struct task_struct *task;
 	struct mt_refusal *r;
 	struct mm_struct *mm;

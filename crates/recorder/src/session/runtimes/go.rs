@@ -65,7 +65,7 @@ fn places(binary: &GoBinary, code: &File, functions: &[&'static str]) -> GoPlace
     let mut places = GoPlaces::new();
     for (function, address) in functions.iter().zip(binary.entries_of(functions)) {
         let offset = |vaddr: u64| binary.file_offset(vaddr);
-        let entry = address.and_then(offset).map(|at| at + stack_check_bytes(code, at));
+        let entry = address.and_then(offset).map(|at| at + stack_check_bytes(binary, code, at));
         let returns = address.map(|a| binary.returns_of(a)).unwrap_or_default();
         places.insert(*function, Places { entry, returns: returns.into_iter().filter_map(offset).collect() });
     }
@@ -73,9 +73,9 @@ fn places(binary: &GoBinary, code: &File, functions: &[&'static str]) -> GoPlace
 }
 
 /// How far into the function at this file offset the probe belongs, see [`prologue`].
-fn stack_check_bytes(code: &File, offset: u64) -> u64 {
+fn stack_check_bytes(binary: &GoBinary, code: &File, offset: u64) -> u64 {
     let mut bytes = [0; prologue::BYTES];
-    code.read_exact_at(&mut bytes, offset).map_or(0, |()| prologue::after_stack_check(&bytes))
+    code.read_exact_at(&mut bytes, offset).map_or(0, |()| prologue::after_stack_check(binary.machine(), &bytes))
 }
 
 /// stopTheWorldWithSema takes its reason as the first argument since Go 1.21 (runtime/proc.go).

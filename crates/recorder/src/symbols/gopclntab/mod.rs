@@ -23,7 +23,7 @@ mod tests;
 use std::fs::File;
 use std::path::Path;
 
-use super::elf::ElfFile;
+use super::elf::{ElfFile, Machine};
 use super::open_regular;
 use super::source::Source;
 use functions::Tables;
@@ -153,21 +153,32 @@ impl GoBinary {
         self.tables.stack_bytes(&self.elf, pc)
     }
 
+    /// Whose code it is.
+    pub(crate) fn machine(&self) -> Machine {
+        self.elf.machine()
+    }
+
     /// ELF virtual addresses of the return instructions of the function whose
-    /// entry this is, in order; x86-64 only. Found without a disassembler: a
-    /// byte 0xc3 where the table says that the stack pointer has just come
-    /// back to its value at the entry is `ret`.
+    /// entry this is, in order; x86-64 and arm64 only. Found without a
+    /// disassembler: where the table says that the stack pointer has just come
+    /// back to its value at the entry, a byte 0xc3 is `ret` of x86-64; and
+    /// instructions of arm64 have four bytes each.
     pub fn returns_of(&self, entry: u64) -> Vec<u64> {
-        const RET: u8 = 0xc3;
         const MAX_BYTES: u64 = 1 << 16;
-        let Some(function) = self.lookup(entry).filter(|f| f.entry == entry && self.elf.is_x86_64()) else {
+        let (ret, align): (&[u8], usize) = match self.machine() {
+            Machine::X86_64 => (&[0xc3], 1),
+            Machine::Aarch64 => (&[0xc0, 0x03, 0x5f, 0xd6], 4),
+            Machine::Other => return Vec::new(),
+        };
+        let Some(function) = self.lookup(entry).filter(|f| f.entry == entry) else {
             return Vec::new();
         };
         let mut code = vec![0; function.end.saturating_sub(entry).min(MAX_BYTES) as usize];
         if self.elf.file_offset(entry).and_then(|at| self.elf.source().read(at, &mut code)).is_none() {
             return Vec::new();
         }
-        let candidates = (entry..).zip(&code).filter(|(_, byte)| **byte == RET).map(|(pc, _)| pc);
+        let places = (entry..).step_by(align).zip(code.chunks(align));
+        let candidates = places.filter(|(_, bytes)| *bytes == ret).map(|(pc, _)| pc);
         candidates
             .filter(|&pc| pc > entry && self.stack_bytes(pc) == Some(0) && self.stack_bytes(pc - 1) != Some(0))
             .collect()
