@@ -273,7 +273,9 @@ pub struct Account {
     pub lost: BTreeMap<String, u64>,
     /// Events written with a part missing, by reason.
     pub incomplete: BTreeMap<String, u64>,
-    /// Events that by design write no row, by name: "start_without_end", "below_minimum", …
+    /// The probe's own counts, by name: events that by design write no row ("start_without_end", "below_minimum", …),
+    /// and of faults "stacks_doubtful": how many took over the stack of the fault before, as up to 15 in a row may in a
+    /// loop that goes on, and had it refuted by the next walk: some of these have another caller.
     pub ignored: BTreeMap<String, u64>,
 }
 
