@@ -11,8 +11,12 @@ host() {
     # Debian's kernels name all their symbols.
     expect_probes handover.mtrace off_cpu=tp_btf
     waiter=$(jq -r 'select(.waiter).waiter' said) waker=$(jq -r 'select(.waker).waker' said)
-    # Futex, clock_nanosleep.
-    waits=$(sleeps "$waiter" 202) naps=$(sleeps "$waker" 230)
+    # System calls have the numbers of their architecture.
+    case $ARCH in
+        amd64) futex=202 clock_nanosleep=230 ;;
+        arm64) futex=98 clock_nanosleep=115 ;;
+    esac
+    waits=$(sleeps "$waiter" "$futex") naps=$(sleeps "$waker" "$clock_nanosleep")
     at_least "waits of the one" "$(echo "$waits" | jq length)" 45
     equal "who woke it" "$(echo "$waits" | jq -r '[.[] | "\(.waker_context) \(.waker_tid)"] | unique | join(", ")')" \
         "thread $waker"

@@ -27,12 +27,13 @@ host() {
     faultloop() { manifest "$1" "[.targets[] | select(.comm == \"faultloop\") | .$2] | unique | join(\",\")"; }
     for capture in group.mtrace container.mtrace; do
         expect_exact "$capture"
-        expect_probes "$capture" process_events=tp_btf faults=tp_btf+software_event
+        expect_probes "$capture" process_events=tp_btf "faults=$(faults_variant)"
         says "$capture: the group of the program" "$(faultloop "$capture" cgroup)" '^/docker-(0123456789abcdef){4}\.scope$'
     done
     equal "group.mtrace: why it ended" "$(manifest group.mtrace .window.end_reason)" 'target exited'
     equal "group.mtrace: the program's pid for itself" "$(faultloop group.mtrace ns_pid)" 1
-    at_least "group.mtrace: faults" "$(report group.mtrace '[.faults.kinds[].faults] | add')" 1024
+    at_least "group.mtrace: faults, no less than pages in 4 MiB" \
+        "$(report group.mtrace '[.faults.kinds[].faults] | add')" "$(manifest group.mtrace '4194304 / .host.page_size_bytes')"
     equal "container.mtrace: how it became a target" "$(faultloop container.mtrace how)" container
     equal "host.mtrace: how it became a target" "$(faultloop host.mtrace how)" all
     equal "host.mtrace: recorders in it" "$(manifest host.mtrace '[.targets[] | select(.comm == "mtrace")] | length')" 0

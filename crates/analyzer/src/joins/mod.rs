@@ -51,7 +51,7 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
     let manifest = &capture.manifest;
     let span = facts::span(manifest, &tables);
     let page_size = manifest.host.page_size_bytes.filter(|p| p.is_power_of_two() && *p >= 4096).unwrap_or(PAGE_SIZE);
-    let mut replay = replay::replay(&mut tables, page_size, span);
+    let mut replay = replay::replay(&mut tables, replay::Space::of(page_size, &manifest.host.arch), span);
     load::apply_weights(&mut tables.faults, &mut tables.shapes);
     let by_pid = by_process(&tables);
     let gc = gc_timings(&by_pid, span.1);

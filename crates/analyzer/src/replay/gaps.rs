@@ -8,10 +8,32 @@ use crate::model::{GapClass, GapHistogram};
 pub(crate) const USER_START: u64 = 0x1_0000;
 /// First address behind user space with 47 bits (x86-64, four-level paging: TASK_SIZE_MAX).
 pub(crate) const USER_END: u64 = 0x7fff_ffff_f000;
+/// The same with 48 bits (arm64; where the processor has 52, a program has to ask for what is above).
+const USER_END_ARM64: u64 = 1 << 48;
 
 /// Farthest that a stack can reach below its end without meeting what mmap gives out: the kernel keeps at least this
 /// distance (`MIN_GAP`, arch/x86/mm/mmap.c).
 pub(crate) const MAX_STACK: u64 = 128 << 20;
+
+/// What an address space takes from its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) page_shift: u32,
+    /// First address behind it.
+    pub(crate) user_end: u64,
+}
+
+impl Space {
+    /// That of a host, by its pages and what uname(2) calls its architecture.
+    pub(crate) fn of(page_size: u64, arch: &str) -> Self {
+        let user_end = if arch == "aarch64" { USER_END_ARM64 } else { USER_END };
+        Self { page_shift: page_size.max(1).ilog2(), user_end }
+    }
+
+    pub(crate) fn last_page(self) -> std::ops::Range<u64> {
+        self.user_end - (1 << self.page_shift)..self.user_end
+    }
+}
 
 /// A multiset of gap sizes.
 #[derive(Debug, Clone, Default)]
@@ -100,6 +122,14 @@ mod tests {
         for (bytes, c) in expected {
             assert_eq!(class(bytes), c, "{bytes}");
         }
+    }
+
+    #[test]
+    fn user_space_ends_where_the_machine_says() {
+        assert_eq!(Space::of(4096, "x86_64"), Space { page_shift: 12, user_end: USER_END });
+        let arm = Space::of(1 << 16, "aarch64");
+        assert_eq!(arm, Space { page_shift: 16, user_end: 1 << 48 });
+        assert_eq!(arm.last_page(), 0xffff_ffff_0000..0x1_0000_0000_0000);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use mtrace_formats::tables::{MemoryCall, MemoryCallKind};
 
 use super::files::FileTable;
+use super::gaps::Space;
 use super::pages::Pages;
 use super::vma::{AddressMap, Backing, Perms, Vma, attr};
 use crate::load::NONE;
 
 const ENOMEM: i32 = 12;
-/// Addresses from here on are not user space on any x86-64.
+/// Addresses from here on are not user space on any machine with 57 bits at most.
 const ADDRESS_LIMIT: u64 = 1 << 56;
 
 /// uapi/linux/mman.h and asm-generic/mman-common.h.
@@ -45,8 +46,8 @@ pub(crate) struct Mm {
 }
 
 impl Mm {
-    pub(crate) fn new(page_shift: u32) -> Self {
-        Self { map: AddressMap::default(), pages: Pages::default(), brk: None, page_shift }
+    pub(crate) fn new(Space { page_shift, user_end }: Space) -> Self {
+        Self { map: AddressMap::until(user_end), pages: Pages::default(), brk: None, page_shift }
     }
 
     /// Applies a call; `number` is its index, by which releases are known.

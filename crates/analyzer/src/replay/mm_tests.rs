@@ -55,7 +55,7 @@ struct World(Mm, FileTable);
 
 impl World {
     fn new() -> Self {
-        Self(Mm::new(12), FileTable::new(&[]))
+        Self(Mm::new(Space::of(4096, "x86_64")), FileTable::new(&[]))
     }
     fn run(&mut self, c: MemoryCall) -> CallEffect {
         self.0.apply(&c, 9, &self.1)

@@ -24,6 +24,7 @@ pub use vma::{AddressMap, Backing, Perms, Vma, VmaCounts};
 
 use crate::load::Tables;
 use crate::model::{Envelope, GapHistogram, GapPoint, ReplayCertificate};
+pub(crate) use gaps::Space;
 
 /// A madvise call that gave pages back.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,8 +91,8 @@ pub struct Replay {
 }
 
 /// Replays all processes; fills `map_stack`, `mapping`, `release` and `touch` of the faults.
-pub fn replay(tables: &mut Tables, page_size: u64, span: (i64, i64)) -> Replay {
-    run::Driver::new(tables, page_size, span).run()
+pub(crate) fn replay(tables: &mut Tables, space: Space, span: (i64, i64)) -> Replay {
+    run::Driver::new(tables, space, span).run()
 }
 
 /// True for the madvise advice that gives pages back.

@@ -9,6 +9,7 @@ use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKin
 use super::base::{self, SnapshotRef};
 use super::certificate::{self, Snapshot};
 use super::files::FileTable;
+use super::gaps::Space;
 use super::mm::Mm;
 use super::vma::{AddressMap, Perms, unowned};
 use super::{CallEffect, FailedCall, ProcessReplay, Release, Replay};
@@ -59,7 +60,7 @@ pub(super) struct Driver<'a> {
     calls_by_pid: HashMap<u32, Vec<u32>>,
     checks: Vec<SnapshotRef>,
     files: FileTable,
-    page_shift: u32,
+    space: Space,
     span: (i64, i64),
     mms: Vec<Option<Mm>>,
     /// Processes that use each address space.
@@ -74,7 +75,7 @@ pub(super) struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    pub(super) fn new(tables: &'a mut Tables, page_size: u64, span: (i64, i64)) -> Self {
+    pub(super) fn new(tables: &'a mut Tables, space: Space, span: (i64, i64)) -> Self {
         let mut execs: HashMap<u32, Vec<i64>> = HashMap::new();
         for e in tables.process_events.iter().filter(|e| e.event == ProcessEventKind::Exec) {
             execs.entry(e.pid).or_default().push(e.ts);
@@ -99,7 +100,7 @@ impl<'a> Driver<'a> {
             execs,
             calls_by_pid,
             checks,
-            page_shift: page_size.max(1).ilog2(),
+            space,
             span,
             mms: Vec::new(),
             users: Vec::new(),
@@ -236,7 +237,7 @@ impl<'a> Driver<'a> {
 
     /// A new address space for an image: its base is a snapshot, less what calls made before it was taken.
     fn image(&mut self, pid: u32, start: i64) -> (usize, bool) {
-        let mut mm = Mm::new(self.page_shift);
+        let mut mm = Mm::new(self.space);
         let (snapshots, _) = self.snapshots_of_image(pid, start);
         let chosen = base::choose(&snapshots).map(|i| snapshots[i].clone());
         if let Some(s) = &chosen {
@@ -256,7 +257,7 @@ impl<'a> Driver<'a> {
 
     fn fill(&mut self, map: &mut AddressMap, s: &SnapshotRef, made: &[(u64, u64)], born: i64) {
         let maps = self.maps;
-        let page = 1_u64 << self.page_shift;
+        let page = 1_u64 << self.space.page_shift;
         for row in &maps[s.rows.clone()] {
             // Anything else is not a line of a real file.
             let is_page_range = row.start_addr < row.end_addr && (row.start_addr | row.end_addr).is_multiple_of(page);
@@ -276,7 +277,7 @@ impl<'a> Driver<'a> {
     fn made_between(&self, pid: u32, start: i64, end: i64) -> Vec<(u64, u64)> {
         let calls = self.calls_by_pid.get(&pid).map_or(&[][..], Vec::as_slice);
         let calls = calls.iter().map(|i| &self.calls[*i as usize]);
-        base::made_by_calls(calls.filter(|c| c.ts >= start && c.ts <= end), 1 << self.page_shift)
+        base::made_by_calls(calls.filter(|c| c.ts >= start && c.ts <= end), 1 << self.space.page_shift)
     }
 
     fn call(&mut self, ts: i64, i: u32) {
@@ -323,7 +324,7 @@ impl<'a> Driver<'a> {
 
     /// Ranges of the calls that overlap a snapshot in time.
     fn in_flight(&self, s: &SnapshotRef) -> Vec<(u64, u64)> {
-        let mm = Mm::new(self.page_shift);
+        let mm = Mm::new(self.space);
         let calls = self.calls_by_pid.get(&s.pid).map_or(&[][..], Vec::as_slice);
         let overlapping =
             calls.iter().map(|i| &self.calls[*i as usize]).filter(|c| c.ts <= s.ts_end && c.ts + c.dur >= s.ts);

@@ -27,7 +27,7 @@ fn run(t: &mut Tables) -> Replay {
     t.faults.sort_by_key(|f| f.ts);
     t.calls.sort_by_key(|c| c.ts);
     t.maps.sort_by_key(|m| (m.ts, m.pid, m.start_addr));
-    replay(t, PAGE, (0, 10_000))
+    replay(t, Space::of(PAGE, "x86_64"), (0, 10_000))
 }
 
 fn faults(t: &mut Tables, list: &[(i64, u32, u64, u32)]) {

@@ -170,10 +170,11 @@ pub struct VmaCounts {
 }
 
 /// An address space.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct AddressMap {
     parts: BTreeMap<u64, Vma>,
-    gaps: GapsOfMap,
+    gaps: Gaps,
+    user_end: u64,
     joined: u64,
     mapped: u64,
     accessible: u64,
@@ -184,18 +185,30 @@ pub struct AddressMap {
     pub(crate) work: u64,
 }
 
-#[derive(Debug, Clone)]
-struct GapsOfMap(Gaps);
-
-impl Default for GapsOfMap {
+impl Default for AddressMap {
     fn default() -> Self {
-        let mut gaps = Gaps::default();
-        gaps.add(USER_END - USER_START);
-        Self(gaps)
+        Self::until(USER_END)
     }
 }
 
 impl AddressMap {
+    /// Nothing below this address, the end of user space, is mapped.
+    pub(crate) fn until(user_end: u64) -> Self {
+        let mut gaps = Gaps::default();
+        gaps.add(user_end - USER_START);
+        Self {
+            parts: BTreeMap::new(),
+            gaps,
+            user_end,
+            joined: 0,
+            mapped: 0,
+            accessible: 0,
+            data: 0,
+            counts: VmaCounts::default(),
+            work: 0,
+        }
+    }
+
     /// Number of VMAs as the kernel counts them against `vm.max_map_count`.
     pub fn vmas(&self) -> u64 {
         self.parts.len() as u64 - self.joined
@@ -217,7 +230,7 @@ impl AddressMap {
     }
 
     pub(crate) fn gaps(&self) -> &Gaps {
-        &self.gaps.0
+        &self.gaps
     }
 
     /// The mapping at an address.
@@ -298,11 +311,11 @@ impl AddressMap {
 
     /// Visits the parts from `low` to `high` (both included): passes on every gap, returns the joined pairs.
     fn neighbours(&mut self, low: u64, high: u64, mut gap: impl FnMut(&mut Gaps, u64)) -> u64 {
-        let mut joined = 0;
+        let (mut joined, user_end) = (0, self.user_end);
         let mut previous: Option<&Vma> = None;
         let mut visit = |from: u64, to: u64| {
-            let (from, to) = (from.clamp(USER_START, USER_END), to.clamp(USER_START, USER_END));
-            gap(&mut self.gaps.0, to.saturating_sub(from));
+            let (from, to) = (from.clamp(USER_START, user_end), to.clamp(USER_START, user_end));
+            gap(&mut self.gaps, to.saturating_sub(from));
         };
         for v in self.parts.range(low..=high).map(|(_, v)| v) {
             self.work += 1;
@@ -318,7 +331,7 @@ impl AddressMap {
             previous = Some(v);
         }
         if high == u64::MAX {
-            visit(previous.map_or(USER_START, |p| p.end), USER_END);
+            visit(previous.map_or(USER_START, |p| p.end), user_end);
         }
         joined
     }

@@ -12,6 +12,11 @@ pub(super) fn main_ledger(joined: &Joined) -> Option<&Ledger> {
     joined.facts.ledgers.iter().find(|l| l.total_ns() > 0)
 }
 
+/// Size of a page of the host that was recorded, of 4 KiB if the capture does not say it.
+pub(super) fn page_bytes(joined: &Joined) -> u64 {
+    joined.host.page_size_bytes.unwrap_or(4096)
+}
+
 /// True if the probe ran, at least in part.
 pub(super) fn probe_ran(joined: &Joined, name: &str) -> bool {
     joined.facts.trust.probes.iter().any(|p| p.name == name && matches!(p.status.as_str(), "ran" | "partial"))

@@ -244,7 +244,7 @@ fn evidence(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, n
             value: format!(
                 "{} pages ({}), {} faults",
                 units::count(group.pages),
-                units::bytes(group.pages * 4096),
+                units::bytes(group.pages * common::page_bytes(joined)),
                 units::count(group.faults)
             ),
             query: None,
@@ -325,7 +325,7 @@ fn fix(joined: &Joined, ledger: &Ledger, group: &FaultGroup, faults: u64, wall_n
         .and_then(|k| k.latency.p50_ns);
     // At least the median service time of each: what outliers and the way in and out of the kernel cost is not sure.
     let low = median.map(|m| wall_ns.min(m.saturating_mul(i64::try_from(faults).unwrap_or(i64::MAX))));
-    let (size, who) = (units::bytes(group.pages * 4096), place(group.toucher.as_ref()));
+    let (size, who) = (units::bytes(group.pages * common::page_bytes(joined)), place(group.toucher.as_ref()));
     if group.faults > group.pages + group.pages / 20 {
         return Fix {
             what: format!(

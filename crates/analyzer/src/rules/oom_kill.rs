@@ -169,7 +169,7 @@ fn touched(joined: &Joined, pid: u32) -> Vec<(&FaultGroup, u64)> {
     let mut by: BTreeMap<Option<&str>, (&FaultGroup, u64)> = BTreeMap::new();
     let first = joined.facts.faults.groups.iter().filter(|g| g.pid == pid && g.kind == TouchKind::AnonFirstTouch);
     for g in first {
-        let bytes = g.pages.saturating_mul(joined.host.page_size_bytes.unwrap_or(4096));
+        let bytes = g.pages.saturating_mul(common::page_bytes(joined));
         let sum = by.entry(g.toucher.as_ref().map(|l| l.function.as_str())).or_insert((g, 0));
         if g.pages > sum.0.pages {
             sum.0 = g;

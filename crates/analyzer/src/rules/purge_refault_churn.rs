@@ -91,7 +91,7 @@ fn finding(joined: &Joined, g: &ChurnGroup) -> Finding {
         confidence,
         confidence_reasons,
         location: g.releaser.clone().or_else(|| g.toucher.clone()),
-        evidence: evidence(g),
+        evidence: evidence(g, common::page_bytes(joined)),
         against: Vec::new(),
         look_alikes: vec![
             LookAlike {
@@ -120,7 +120,10 @@ fn finding(joined: &Joined, g: &ChurnGroup) -> Finding {
             ),
             gain_low_ns: cost.as_ref().map(|c| c.wall_ns / 2),
             gain_high_ns: cost.as_ref().map(|c| c.wall_ns),
-            caution: Some(format!("resident memory stays up to {} higher", units::bytes(peak_pages(g) * 4096))),
+            caution: Some(format!(
+                "resident memory stays up to {} higher",
+                units::bytes(peak_pages(g) * common::page_bytes(joined))
+            )),
         },
         cost,
     }
@@ -131,7 +134,7 @@ fn peak_pages(g: &ChurnGroup) -> u64 {
     (g.refaults as f64 / g.rounds_per_page.max(1.0)) as u64
 }
 
-fn evidence(g: &ChurnGroup) -> Vec<Evidence> {
+fn evidence(g: &ChurnGroup, page_bytes: u64) -> Vec<Evidence> {
     vec![
         Evidence {
             what: "pages given back (and touched before)".to_owned(),
@@ -142,7 +145,7 @@ fn evidence(g: &ChurnGroup) -> Vec<Evidence> {
                 units::duration(g.madvise_ns)
             ),
             query: Some(format!(
-                "SELECT count(*), sum(len_bytes) / 4096, sum(dur) FROM 'CAPTURE/memory_calls/*.parquet' WHERE pid = {} AND call = 'madvise' AND prot_or_advice IN (4, 8)",
+                "SELECT count(*), sum(len_bytes) / {page_bytes}, sum(dur) FROM 'CAPTURE/memory_calls/*.parquet' WHERE pid = {} AND call = 'madvise' AND prot_or_advice IN (4, 8)",
                 g.pid
             )),
         },

@@ -8,6 +8,8 @@
 /* With 52 bits, too: what is above, a program has to ask for. */
 #define TASK_SIZE_MAX (1ULL << 48)
 #define THREAD_SIZE 16384 /* with pages of 4 KiB, without KASAN */
+/* Frames of the program itself and of its call that bpf_get_stack shows in a raw tracepoint, with room. */
+#define FRAMES_OF_PROGRAM 8
 /* Pages may have 4, 16 or 64 KiB: no PAGE_SHIFT. */
 #define HAS_LINK_REGISTER 1
 /* No tracepoints at the start of a fault: see probes/faults/late.bpf.h. */

@@ -7,6 +7,8 @@
 
 #define TASK_SIZE_MAX (1ULL << 47)
 #define THREAD_SIZE 16384 /* without KASAN */
+/* Frames of the program itself and of its call that bpf_get_stack shows in a raw tracepoint. */
+#define FRAMES_OF_PROGRAM 0
 #define PAGE_SHIFT 12
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)

@@ -40,7 +40,7 @@ fn compare(program: &Path) -> usize {
         } else if line.contains(" CIE ") || line.contains("LOC") || line.is_empty() {
             in_fde &= !line.contains(" CIE ");
         } else if in_fde && let Some((pc, rule)) = row(line) {
-            let ours = eh_frame::cfa(&tables.elf, &tables.frames, pc);
+            let ours = eh_frame::rules(&tables.elf, &tables.frames, pc).and_then(|r| r.cfa);
             match rule {
                 "exp" => assert_eq!(ours, None, "{line}"),
                 _ => assert_eq!(ours.is_some_and(|c| c == eh_frame::RETURN_ADDRESS_ON_TOP), rule == "rsp+8", "{line}"),
@@ -67,7 +67,7 @@ fn damaged_tables_give_no_answer_and_no_panic() {
     let header = elf.section(".eh_frame_hdr").unwrap().clone();
     let text = elf.section(".text").unwrap().clone();
     let pcs: Vec<u64> = (0..50).map(|i| text.vaddr + i * text.size_bytes / 50).collect();
-    assert!(pcs.iter().any(|pc| eh_frame::cfa(&elf, &eh_frame::Index::of(&elf), *pc).is_some()));
+    assert!(pcs.iter().any(|pc| eh_frame::rules(&elf, &eh_frame::Index::of(&elf), *pc).is_some()));
     let frames = elf.section(".eh_frame").unwrap().clone();
     let mut bad = good;
     // Every 97th byte of both sections.
@@ -78,7 +78,7 @@ fn damaged_tables_give_no_answer_and_no_panic() {
     }
     let elf = ElfFile::parse(Source::from_bytes(bad)).unwrap();
     for pc in pcs {
-        let _ = eh_frame::cfa(&elf, &eh_frame::Index::of(&elf), pc);
+        let _ = eh_frame::rules(&elf, &eh_frame::Index::of(&elf), pc);
     }
 }
 

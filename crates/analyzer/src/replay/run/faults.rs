@@ -1,5 +1,7 @@
 //! Charging faults to the mappings that they hit.
 
+use std::ops::Range;
+
 use mtrace_formats::tables::error_code;
 
 use super::{Driver, EXEC_PREPARATION_NS, MAX_BEFORE_EXEC};
@@ -7,7 +9,7 @@ use crate::load::{FaultRow, NONE};
 use crate::model::TouchKind;
 use crate::replay::charge;
 use crate::replay::files::FileTable;
-use crate::replay::gaps::{MAX_STACK, USER_END};
+use crate::replay::gaps::{MAX_STACK, Space};
 use crate::replay::mm::Mm;
 use crate::replay::pages::Before;
 use crate::replay::vma::{Backing, Perms, unowned};
@@ -47,12 +49,12 @@ impl Driver<'_> {
     /// What the k-th fault of a row did; `None` if no mapping is known there.
     fn charge(&mut self, at: usize, f: &FaultRow, k: u32) -> Option<Charge> {
         let mm = self.mms.get_mut(at).and_then(Option::as_mut)?;
-        let addr = f.addr_of(k, self.page_shift);
+        let addr = f.addr_of(k, self.space.page_shift);
         if mm.map.find(addr).is_none() {
             grow_stack(mm, addr);
         }
-        if mm.map.find(addr).is_none() && is_uprobes_page(f) {
-            let (start, end) = (USER_END - (1 << self.page_shift), USER_END);
+        if mm.map.find(addr).is_none() && is_uprobes_page(f, self.space) {
+            let Range { start, end } = self.space.last_page();
             let backing = self.files.special("[uprobes]");
             mm.map.insert(unowned(start, end, Perms::from_letters("--xp"), backing, 0, f.ts));
         }
@@ -79,7 +81,7 @@ impl Driver<'_> {
     /// Leaves the first `head` faults in a row and puts the rest into a new one.
     fn cut(&mut self, i: usize, head: u32) -> usize {
         let whole = self.faults[i];
-        let (mut a, mut b) = whole.split(head, self.page_shift);
+        let (mut a, mut b) = whole.split(head, self.space.page_shift);
         if let Some(shape) = self.shapes.get(whole.shape as usize).copied() {
             let (of_a, of_b) = shape.split(head, whole.count);
             self.shapes[whole.shape as usize] = of_a;
@@ -126,8 +128,8 @@ impl Driver<'_> {
 
 /// The kernel maps the page of the recorder's own uprobes without a call, as high as it can (`xol_add_vma`,
 /// kernel/events/uprobes.c), and the first instruction that runs in it faults.
-fn is_uprobes_page(f: &FaultRow) -> bool {
-    f.error_code != NONE && f.error_code & error_code::FETCH != 0 && (USER_END - 4096..USER_END).contains(&f.addr)
+fn is_uprobes_page(f: &FaultRow, space: Space) -> bool {
+    f.error_code != NONE && f.error_code & error_code::FETCH != 0 && space.last_page().contains(&f.addr)
 }
 
 /// The stack of the main thread grows down by faults, without a call.

@@ -116,7 +116,7 @@ int high_kretprobe_2(void *ctx)
 }
 
 /* Where neither is allowed: a sleep whose kernel stack passes through the function. */
-#define FRAMES 8
+#define FRAMES (8 + FRAMES_OF_PROGRAM)
 
 struct range {
 	u64 start;
