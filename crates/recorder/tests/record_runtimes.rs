@@ -11,26 +11,10 @@ use mtrace_formats::capture::ProbeStatus;
 use mtrace_formats::tables::{
     GcEvent, GcEventKind, GoMemory, GoMemoryKind, JvmEvent, JvmEventKind, OffCpu, RuntimeSetting, SettingState,
 };
-use record_support::{Recording, bpf_works, record_command};
+use record_support::{Recording, bpf_works, go_compilers, record_command, works};
 
 fn services() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/services")
-}
-
-fn works(program: &Path, argument: &str) -> bool {
-    Command::new(program).arg(argument).output().is_ok_and(|o| o.status.success())
-}
-
-/// The Go compilers of `MTRACE_TEST_GO`, else that of `PATH`.
-fn compilers() -> Vec<PathBuf> {
-    let named = std::env::var_os("MTRACE_TEST_GO").map(|list| std::env::split_paths(&list).collect());
-    let all: Vec<PathBuf> = named.unwrap_or_else(|| vec!["go".into()]);
-    let found: Vec<PathBuf> = all.into_iter().filter(|go| works(go, "version")).collect();
-    if found.is_empty() {
-        assert!(std::env::var_os("MTRACE_REQUIRE_GO").is_none(), "no Go compiler");
-        eprintln!("skipped: no Go compiler: set MTRACE_TEST_GO, or put go on PATH");
-    }
-    found
 }
 
 fn build_gomemory(go: &Path, dir: &Path, flags: &[&str]) -> PathBuf {
@@ -126,7 +110,7 @@ fn go_s_memory_management_agrees_with_its_own_metrics() {
     if !bpf_works() {
         return;
     }
-    for go in compilers() {
+    for go in go_compilers() {
         let dir = tempfile::tempdir().unwrap();
         for flags in [&[][..], &["-ldflags=-s -w"]] {
             let program = build_gomemory(&go, dir.path(), flags);

@@ -14,6 +14,23 @@ use mtrace_formats::tables::{Fault, FaultRun, Frame, LossReason, SymbolRow};
 use mtrace_recorder::host::HostFacts;
 use mtrace_recorder::{Options, Summary, TargetSpec, record};
 
+/// True if the program runs with this argument.
+pub(crate) fn works(program: &Path, argument: &str) -> bool {
+    Command::new(program).arg(argument).output().is_ok_and(|o| o.status.success())
+}
+
+/// The Go compilers of `MTRACE_TEST_GO`, else that of `PATH`.
+pub(crate) fn go_compilers() -> Vec<PathBuf> {
+    let named = std::env::var_os("MTRACE_TEST_GO").map(|list| std::env::split_paths(&list).collect());
+    let all: Vec<PathBuf> = named.unwrap_or_else(|| vec!["go".into()]);
+    let found: Vec<PathBuf> = all.into_iter().filter(|go| works(go, "version")).collect();
+    if found.is_empty() {
+        assert!(std::env::var_os("MTRACE_REQUIRE_GO").is_none(), "no Go compiler");
+        eprintln!("skipped: no Go compiler: set MTRACE_TEST_GO, or put go on PATH");
+    }
+    found
+}
+
 /// True if BPF works here; says loudly if it does not. `MTRACE_REQUIRE_BPF=1` makes that a failure.
 pub(crate) fn bpf_works() -> bool {
     let facts = HostFacts::gather();
