@@ -3,6 +3,7 @@
 //! Conventions: `ts` is CLOCK_MONOTONIC in ns, `dur` is ns, every other unit is in the column's name; null is "not
 //! measured" or "does not apply", zero is measured; pids and tids are those of the recorder's pid namespace.
 
+mod collapses;
 mod fault_counts;
 mod fault_runs;
 mod faults;
@@ -28,6 +29,7 @@ mod sockets;
 mod symbols;
 mod throttles;
 
+pub use collapses::{Collapse, CollapsedBy, CollapsedMemory};
 pub use fault_counts::{FaultCount, FaultCountAt};
 pub use fault_runs::{FAULT_BUCKETS, FaultRun};
 pub use faults::{Fault, FaultKind, error_code};
@@ -82,6 +84,7 @@ pub const ALL: &[TableInfo] = &[
     info::<Throttle>(),
     info::<LockWait>(),
     info::<OomKill>(),
+    info::<Collapse>(),
     info::<GcEvent>(),
     info::<GoMemory>(),
     info::<JvmEvent>(),

@@ -2,6 +2,7 @@
 //!
 //! Adding a probe is a new folder and one line in [`ALL`].
 
+mod collapses;
 mod fault_counts;
 mod faults;
 mod gc_events;
@@ -45,6 +46,7 @@ pub(crate) const ALL: &[&dyn Probe] = &[
     &throttles::Throttles,
     &lock_waits::LockWaits,
     &oom_kills::OomKills,
+    &collapses::Collapses,
     &off_cpu::OffCpu,
     &gc_events::GcEvents,
     &go_memory::GoMemory,
