@@ -25,6 +25,7 @@ mod reclaims;
 mod refusals;
 mod runtimes;
 mod samples;
+mod smaps;
 mod sockets;
 mod symbols;
 mod throttles;
@@ -51,6 +52,7 @@ pub use reclaims::{Reclaim, ReclaimKind};
 pub use refusals::Refusal;
 pub use runtimes::{RuntimeKind, RuntimeSetting, SettingState};
 pub use samples::{Sample, SampleSource};
+pub use smaps::{SmapsMoment, SmapsRow};
 pub use sockets::{SocketFamily, SocketRole, SocketRow};
 pub use symbols::{SymbolRow, SymbolSource};
 pub use throttles::{Throttle, ThrottleKind, ThrottleReason};
@@ -94,6 +96,7 @@ pub const ALL: &[TableInfo] = &[
     info::<OffCpu>(),
     info::<SocketRow>(),
     info::<MapRow>(),
+    info::<SmapsRow>(),
     info::<FileRow>(),
     info::<Sample>(),
     info::<Frame>(),

@@ -2,8 +2,12 @@
 // Small pages of the targets that are replaced by huge ones: by khugepaged, or because somebody asked for it.
 #include "mtrace.bpf.h"
 
-/* enum scan_result, mm/khugepaged.c; all other numbers differ between kernels, and user space knows their names. */
+/* mm/khugepaged.c. All but this number differ between kernels; user space knows their names. */
 #define SCAN_SUCCEED 1
+
+enum scan_result {
+	SCAN_PTE_MAPPED_HUGEPAGE = -1,
+};
 
 /* Less is no address that a process can have mapped: it is an argument in the other's place, see file_collapsed. */
 #define LOWEST_ADDR 4096
@@ -157,6 +161,12 @@ int BPF_PROG(file_collapsed)
 	return 0;
 }
 
+static __always_inline bool is_mapped_by_parts(int result)
+{
+	return bpf_core_enum_value_exists(enum scan_result, SCAN_PTE_MAPPED_HUGEPAGE) &&
+	       result == (int)bpf_core_enum_value(enum scan_result, SCAN_PTE_MAPPED_HUGEPAGE);
+}
+
 SEC("tp_btf/mm_khugepaged_scan_file")
 int BPF_PROG(file_scanned, struct mm_struct *mm, void *page, void *file, int present, int swap, int result)
 {
@@ -173,6 +183,9 @@ int BPF_PROG(file_scanned, struct mm_struct *mm, void *page, void *file, int pre
 		count(MT_OWN_0);
 		return 0;
 	}
+	/* By madvise the pages are one now, and its entry in the page table comes next. */
+	if (a.tried && is_mapped_by_parts(result))
+		result = SCAN_SUCCEED;
 	/* Pages that were there: user space knows how many there can be. */
 	a.new_pages = present;
 	return send(&p, MT_COLLAPSE_OF_FILE, result, &a);
