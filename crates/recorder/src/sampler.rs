@@ -122,6 +122,8 @@ pub struct Sampler {
     last_turn: u32,
     budget: Budget,
     mappings: Mappings,
+    /// CLOCK_MONOTONIC ns.
+    began: i64,
     /// When `vmstat` and `buddyinfo` are due, CLOCK_MONOTONIC ns.
     vm_next: i64,
     page_bytes: u64,
@@ -149,6 +151,7 @@ impl Sampler {
             last_turn: 0,
             budget: Budget { next: i64::MIN },
             mappings: Mappings::default(),
+            began: monotonic_ns(),
             vm_next: i64::MIN,
             page_bytes: page_size().unwrap_or(4096),
             tick_ns: 1_000_000_000 / ticks.unwrap_or(100),
@@ -176,9 +179,14 @@ impl Sampler {
         self.processes.remove(&pid);
     }
 
-    /// A process has executed a program: its mappings are others.
+    /// A process has just executed a program: its mappings are others, and are read while there are few, as long as all
+    /// such readings keep within the share of the time.
     pub(crate) fn new_program(&mut self, pid: u32) {
         self.mappings.new_program(pid);
+        let (now, spent) = (monotonic_ns(), self.mappings.spent_on_programs);
+        if spent.saturating_mul(RARE_SHARE) <= now.saturating_sub(self.began).saturating_add(RARE_INTERVAL_NS) {
+            self.mappings.read_program(pid, now);
+        }
     }
 
     /// The processes that are sampled.

@@ -47,7 +47,7 @@ use crate::target::launch::Launched;
 use crate::target::rule::Rule;
 use crate::{Options, Progress, Summary};
 pub(crate) use load::Loaded;
-use processes::{Processes, Todo};
+use processes::{Came, Processes, Todo};
 use runtimes::Runtimes;
 pub(crate) use sink::Sink;
 pub(crate) use trial::trial;
@@ -226,7 +226,9 @@ impl Session<'_> {
     fn follow(&mut self, todo: Todo) {
         match todo {
             Todo::NewProgram { pid, how } => {
-                self.sampler.new_program(pid);
+                if how != Came::Running {
+                    self.sampler.new_program(pid);
+                }
                 self.look_for_runtimes(pid, how);
             }
             Todo::Sample(pid) => self.sampler.add(pid),

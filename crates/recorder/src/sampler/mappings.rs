@@ -1,7 +1,7 @@
 //! When the mappings of a process are read with what of each is resident, and when they are left alone.
 //!
-//! A reading walks all page tables, as `smaps_rollup` does, but cannot be interrupted by who waits for mmap_lock within a
-//! large mapping. So the rollup, which can, goes first, and what it took tells whether this may be tried.
+//! A reading walks all page tables, as `smaps_rollup` does. The kernel lets go of mmap_lock between mappings in both, where
+//! others wait for it, but not within a large one. What the rollup took tells whether a reading may be tried.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use mtrace_formats::tables::{SmapsMoment, SmapsRow};
 use crate::SmapsMode;
 use crate::smaps::{self, Reading};
 
-/// The longest reading of one process.
-const PER_PROCESS: Duration = Duration::from_millis(100);
+/// Where the walk of all page tables takes longer, a reading is not begun: that of one mapping may take as long.
+const MAX_WALK_NS: i64 = 100_000_000;
 /// The longest time in all readings of one tick; those that it does not suffice for are left out.
 const PER_TICK_NS: i64 = 500_000_000;
 /// Processes named of those that are left out.
@@ -32,11 +32,15 @@ pub(super) struct Mappings {
     moment: Option<SmapsMoment>,
     /// Time in the readings of this tick.
     spent: i64,
+    /// Time in those of programs that had just been executed.
+    pub(super) spent_on_programs: i64,
     /// Processes that there was no time for in this tick.
     no_time: usize,
-    /// Processes whose reading would take too long, as far as that was not said yet.
-    too_long: BTreeMap<u32, i64>,
-    said_too_long: BTreeSet<u32>,
+    /// Processes with more mappings than can be read in time.
+    too_many: BTreeSet<u32>,
+    /// Those that were left out and why, as far as that was not said yet.
+    left_out: BTreeMap<u32, String>,
+    said: BTreeSet<u32>,
     refused: Option<String>,
 }
 
@@ -55,9 +59,11 @@ impl Mappings {
             expected: BTreeMap::new(),
             moment: None,
             spent: 0,
+            spent_on_programs: 0,
             no_time: 0,
-            too_long: BTreeMap::new(),
-            said_too_long: BTreeSet::new(),
+            too_many: BTreeSet::new(),
+            left_out: BTreeMap::new(),
+            said: BTreeSet::new(),
             refused: None,
         }
     }
@@ -66,6 +72,16 @@ impl Mappings {
     pub(super) fn new_program(&mut self, pid: u32) {
         self.last.remove(&pid);
         self.expected.remove(&pid);
+        self.too_many.remove(&pid);
+    }
+
+    /// Reads the mappings of a program that has just been executed.
+    pub(super) fn read_program(&mut self, pid: u32, now: i64) {
+        if self.mode != SmapsMode::Off {
+            self.begin_tick(None);
+            self.read(pid, now);
+            self.spent_on_programs += self.spent;
+        }
     }
 
     /// A tick begins; `moment` if everything is read in it.
@@ -82,14 +98,15 @@ impl Mappings {
         for of_dead in [&mut self.last, &mut self.expected] {
             of_dead.retain(|pid, _| pids.contains(pid));
         }
-        self.said_too_long.retain(|pid| pids.contains(pid));
+        for of_dead in [&mut self.too_many, &mut self.said] {
+            of_dead.retain(|pid| pids.contains(pid));
+        }
         let last = |pid| match (self.moment, self.mode, self.last.get(&pid)) {
             (Some(_), ..) => Some((i64::MAX, pid)),
             (None, _, None) => Some((i64::MIN, pid)),
-            (None, SmapsMode::Every(interval), Some(last)) => {
-                (now >= last.saturating_add(i64::try_from(interval.as_nanos()).unwrap_or(i64::MAX)))
-                    .then_some((*last, pid))
-            }
+            (None, SmapsMode::Every(interval), Some(last)) => (now
+                >= last.saturating_add(i64::try_from(interval.as_nanos()).unwrap_or(i64::MAX)))
+            .then_some((*last, pid)),
             (None, ..) => None,
         };
         pids.into_iter().filter_map(last).collect()
@@ -115,22 +132,33 @@ impl Mappings {
         });
         // Tried counts, too: otherwise the same one comes again at each tick.
         self.last.insert(pid, now);
+        if self.too_many.contains(&pid) {
+            return;
+        }
         let expected = self.expected.get(&pid).copied().unwrap_or(0);
-        if self.spent.saturating_add(expected) > PER_TICK_NS {
+        if expected > MAX_WALK_NS {
+            let (takes, may) = (expected / 1_000_000, MAX_WALK_NS / 1_000_000);
+            let why =
+                format!("its page tables take {takes} ms to walk, and its mmap calls are held up for {may} ms at most");
+            self.leave_out(pid, why);
+            return;
+        }
+        let left = PER_TICK_NS - self.spent;
+        if left <= expected {
             self.no_time += 1;
             return;
         }
-        if expected > limit_ns() {
-            self.leave_out(pid, expected);
-            return;
-        }
         let before = crate::host::monotonic_ns();
-        let reading = smaps::take(pid, moment, PER_PROCESS);
-        let took = crate::host::monotonic_ns() - before;
-        self.spent += took;
+        let reading = smaps::take(pid, moment, Duration::from_nanos(left.unsigned_abs()));
+        let is_first = self.spent == 0;
+        self.spent += crate::host::monotonic_ns() - before;
         match reading {
             Reading::Rows(mut rows) => self.rows.append(&mut rows),
-            Reading::TooLong => self.leave_out(pid, took),
+            Reading::TooLong if is_first => {
+                self.too_many.insert(pid);
+                self.leave_out(pid, format!("it has more than can be read in {} ms", PER_TICK_NS / 1_000_000));
+            }
+            Reading::TooLong => self.no_time += 1,
             Reading::Gone => {}
             Reading::Refused(e) => {
                 self.refused = Some(format!(
@@ -141,39 +169,30 @@ impl Mappings {
         }
     }
 
-    fn leave_out(&mut self, pid: u32, took: i64) {
-        // What was too long once is not tried again before a rollup was quick.
-        self.expected.insert(pid, took);
-        if self.said_too_long.insert(pid) {
-            self.too_long.insert(pid, took);
+    fn leave_out(&mut self, pid: u32, why: String) {
+        if self.said.insert(pid) {
+            self.left_out.insert(pid, why);
         }
     }
 
     /// What was left out and why, in plain words.
     pub(super) fn end_tick(&mut self) -> Vec<String> {
         let mut said: Vec<String> = self.refused.take().into_iter().collect();
-        let too_long = std::mem::take(&mut self.too_long);
-        let limit = PER_PROCESS.as_millis();
-        said.extend(too_long.iter().take(NAMED).map(|(pid, took)| {
-            format!(
-                "the mappings of process {pid} (smaps) were not read: at {} ms or more that takes longer than the {limit} ms \
-                 for which its mmap calls may be held up",
-                took / 1_000_000
-            )
-        }));
-        if too_long.len() > NAMED {
-            said.push(format!("nor, at {limit} ms or more, those of {} other processes", too_long.len() - NAMED));
+        let left_out = std::mem::take(&mut self.left_out);
+        let named = left_out.iter().take(NAMED);
+        said.extend(named.map(|(pid, why)| format!("the mappings of process {pid} (smaps) were not read: {why}")));
+        if left_out.len() > NAMED {
+            said.push(format!("nor, for such reasons, were those of {} others", left_out.len() - NAMED));
         }
         if self.no_time > 0 {
-            let (n, ms) = (self.no_time, PER_TICK_NS / 1_000_000);
-            said.push(format!("the mappings of {n} processes (smaps) were not read: all others took {ms} ms"));
+            said.push(format!(
+                "the mappings of some processes (smaps) were not read, {} at one moment: there are {} ms for all of them",
+                self.no_time,
+                PER_TICK_NS / 1_000_000
+            ));
         }
         said
     }
-}
-
-fn limit_ns() -> i64 {
-    i64::try_from(PER_PROCESS.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -225,11 +244,14 @@ mod tests {
         m.read(me, 0);
         assert!(m.rows.is_empty());
         let said = m.end_tick();
-        assert!(said.len() == 1 && said[0].contains(&format!("process {me}")) && said[0].contains("300 ms"), "{said:?}");
+        assert!(
+            said.len() == 1 && said[0].contains(&format!("process {me}")) && said[0].contains("300 ms"),
+            "{said:?}"
+        );
         m.begin_tick(Some(SmapsMoment::End));
         m.read(me, 1);
         assert_eq!(m.end_tick(), Vec::<String>::new());
-        // Smaller now.
+        // Smaller now; that it was not is said.
         m.rollup_took(me, 1_000_000);
         m.read(me, 2);
         assert!(!m.rows.is_empty());
@@ -245,6 +267,6 @@ mod tests {
             m.read(pid, 0);
         }
         let said = m.end_tick();
-        assert!(said.len() == 1 && said[0].contains("of 3 processes"), "{said:?}");
+        assert!(said.len() == 1 && said[0].contains("3 at one moment"), "{said:?}");
     }
 }

@@ -10,6 +10,7 @@ use mtrace_formats::tables::{Collapse, CollapsedBy, CollapsedMemory};
 use super::wire::{Reader, Undecodable, event};
 use super::{Probe, Program, Variant};
 use crate::FaultMode;
+use crate::host::HostFacts;
 use crate::session::Sink;
 
 const BY_KHUGEPAGED: u16 = 1;
@@ -36,7 +37,15 @@ impl Probe for Collapses {
 
     fn hides(&self) -> &'static str {
         "whether memory grew, or mmap_lock was held, because small pages were replaced by huge ones (khugepaged, \
-         MADV_COLLAPSE); a kernel without transparent huge pages does neither"
+         MADV_COLLAPSE)"
+    }
+
+    fn objection(&self, facts: &HostFacts) -> Option<String> {
+        facts.host.thp_enabled.is_none().then(|| {
+            "this kernel has no transparent huge pages (no /sys/kernel/mm/transparent_hugepage; \
+             CONFIG_TRANSPARENT_HUGEPAGE): it collapses nothing"
+                .to_owned()
+        })
     }
 
     fn events(&self) -> &'static [u16] {
