@@ -1,11 +1,11 @@
 /* Sparse memory, one small page in each range of a huge page, that becomes huge pages.
  *
- *     thp madvise RANGES [SECONDS]      the program asks for it: MADV_COLLAPSE (Linux 6.1)
- *     thp khugepaged RANGES [SECONDS]   khugepaged does it; gives up after 60 s
- *     thp shared RANGES [SECONDS]       MADV_COLLAPSE of shared memory
+ *     thp madvise RANGES [AFTER [BEFORE]]      the program asks for it: MADV_COLLAPSE (Linux 6.1)
+ *     thp khugepaged RANGES [AFTER [BEFORE]]   khugepaged does it; gives up after 60 s
+ *     thp shared RANGES [AFTER [BEFORE]]       MADV_COLLAPSE of shared memory
  *
- * Prints one line of JSON when it is done, with what the kernel says of the process before and after, and stays for so
- * many seconds. */
+ * Sleeps BEFORE seconds with its memory sparse, prints one line of JSON when it is done, with what the kernel says of the
+ * process before and after, and stays for AFTER seconds. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +44,7 @@ static struct memory now(void)
 	return m;
 }
 
-/* Aligned, and small pages only whatever the host's setting is. */
+/* Aligned, and of small pages only, whatever the host's setting is. */
 static char *map_sparse(size_t ranges, int flags)
 {
 	char *all = mmap(0, (ranges + 1) * HUGE, PROT_READ | PROT_WRITE, flags, -1, 0);
@@ -57,7 +57,6 @@ static char *map_sparse(size_t ranges, int flags)
 	madvise(all, (ranges + 1) * HUGE, MADV_NOHUGEPAGE);
 	for (size_t i = 0; i < ranges; i++)
 		start[i * HUGE] = 1;
-	madvise(all, (ranges + 1) * HUGE, MADV_HUGEPAGE);
 	return start;
 }
 
@@ -73,12 +72,15 @@ int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "madvise";
 	size_t ranges = argc > 2 ? strtoul(argv[2], 0, 0) : 16;
-	unsigned stay = argc > 3 ? strtoul(argv[3], 0, 0) : 0;
+	unsigned stay = argc > 3 ? strtoul(argv[3], 0, 0) : 0, wait = argc > 4 ? strtoul(argv[4], 0, 0) : 0;
 	int flags = MAP_ANONYMOUS | (strcmp(mode, "shared") ? MAP_PRIVATE : MAP_SHARED);
 	char *start = map_sparse(ranges, flags);
 	struct memory before = now(), after;
 	int error = 0;
 
+	sleep(wait);
+	/* From here on khugepaged may have it. */
+	madvise(start, ranges * HUGE, MADV_HUGEPAGE);
 	if (!strcmp(mode, "khugepaged"))
 		wait_for_khugepaged(ranges * (HUGE >> 10));
 	else if (madvise(start, ranges * HUGE, MADV_COLLAPSE))
