@@ -3,7 +3,7 @@
 # prints the folder that holds them:
 #
 #     coldstart  coldstart-stripped  coldstart-pie  coldstart-pie-stripped  client
-#     faultloop  memcalls  churn  refused  filescan  wakeups  pool
+#     faultloop  memcalls  churn  refused  filescan  wakeups  pool  thp
 #
 #     scripts/lib/build-services.sh [--go VERSION | --arch arm64]
 #
@@ -61,7 +61,7 @@ content() {
     )
 }
 
-programs='coldstart coldstart-stripped coldstart-pie coldstart-pie-stripped client gcgrowth gomemory faultloop memcalls churn refused filescan forkcow leak maplock wakeups pool'
+programs='coldstart coldstart-stripped coldstart-pie coldstart-pie-stripped client gcgrowth gomemory faultloop memcalls churn refused filescan forkcow leak maplock wakeups pool thp'
 complete() {
     local program
     for program in $programs; do [ -x "$output/$program" ] || return 1; done
@@ -95,7 +95,7 @@ build_all() {
     build_go gcgrowth gcgrowth
     build_go gomemory gomemory
     local program
-    for program in faultloop memcalls churn refused filescan forkcow leak maplock wakeups pool; do build_c "$program"; done
+    for program in faultloop memcalls churn refused filescan forkcow leak maplock wakeups pool thp; do build_c "$program"; done
     # Renamed into place: a copy that is running stays as it is.
     for program in $programs; do mv -f "$work/$program" "$output/$program"; done
     printf '%s\n' "$stamp" >"$output/stamp"

@@ -2,7 +2,7 @@
 
 use mtrace_formats::tables::{
     Fault, FaultKind, Frame, GcEvent, GcEventKind, IoCall, IoCallKind, MapRow, MemoryCall, MemoryCallKind, OffCpu,
-    OffCpuState, ProcessEvent, ProcessEventKind, SnapshotReason, SymbolRow, SymbolSource,
+    OffCpuState, ProcessEvent, ProcessEventKind, SmapsMoment, SmapsRow, SnapshotReason, SymbolRow, SymbolSource,
 };
 
 pub(crate) const PAGE: u64 = 4096;
@@ -139,4 +139,26 @@ pub(crate) fn stack(stack_id: u32, functions: &[&str]) -> (Vec<Frame>, Vec<Symbo
         source: SymbolSource::Pclntab,
     };
     (functions.iter().enumerate().map(frame).collect(), functions.iter().enumerate().map(symbol).collect())
+}
+
+/// A mapping without a name of which nothing is resident.
+pub(crate) fn smaps(ts: i64, pid: u32, range: (u64, u64)) -> SmapsRow {
+    SmapsRow {
+        ts,
+        ts_end: ts + 1,
+        moment: SmapsMoment::Periodic,
+        pid,
+        start_addr: range.0,
+        end_addr: range.1,
+        perms: "rw-p".to_owned(),
+        path: None,
+        rss_bytes: Some(0),
+        pss_bytes: None,
+        private_dirty_bytes: None,
+        anon_bytes: None,
+        anon_huge_bytes: None,
+        swap_bytes: None,
+        locked_bytes: None,
+        referenced_bytes: None,
+    }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
 #[cfg(all(feature = "record", target_os = "linux"))]
+use mtrace_recorder::SmapsMode;
+#[cfg(all(feature = "record", target_os = "linux"))]
 use mtrace_recorder::triggers::{Trigger, duration};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -154,6 +156,11 @@ pub(crate) struct RecordArgs {
     /// Interval of the samples from /proc and the cgroup
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub(crate) sample_interval: Duration,
+    /// When the mappings of the targets are read with what of each is resident, which holds up their mmap calls for a moment:
+    /// `ends` (at the begin, the end, and before each dump), `off`, or a time, then again as often, but for no more than 1 %
+    /// of the time
+    #[arg(long, value_name = "ends|off|TIME", default_value = "ends", value_parser = smaps)]
+    pub(crate) smaps: SmapsMode,
     /// Interval in which segments are closed (the first ones earlier): what a kill of the recorder can cost at most
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub(crate) segment_interval: Duration,
@@ -260,6 +267,17 @@ fn window(text: &str) -> Result<Duration, String> {
     if wanted.contains(&window) { Ok(window) } else { Err("expected 1s to 24h".to_owned()) }
 }
 
+#[cfg(all(feature = "record", target_os = "linux"))]
+fn smaps(text: &str) -> Result<SmapsMode, String> {
+    match text {
+        "off" => Ok(SmapsMode::Off),
+        "ends" => Ok(SmapsMode::Ends),
+        time => duration(time)
+            .map(SmapsMode::Every)
+            .map_err(|e| format!("expected `ends`, `off` or a time such as 10s, found `{time}`: {e}")),
+    }
+}
+
 /// As [`duration`], but a number alone is seconds, as sleep(1) and timeout(1) have it: nobody records for 10 ms.
 #[cfg(all(feature = "record", target_os = "linux"))]
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -358,6 +376,15 @@ mod tests {
         for bad in ["", "M", "1000", "1.5M", "1T", "99999999999999999999G", "18446744073709551615K"] {
             assert!(max_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[cfg(all(feature = "record", target_os = "linux"))]
+    #[test]
+    fn smaps_are_read_at_the_ends_or_never_or_again_and_again() {
+        assert_eq!((smaps("ends"), smaps("off")), (Ok(SmapsMode::Ends), Ok(SmapsMode::Off)));
+        assert_eq!(smaps("10s"), Ok(SmapsMode::Every(Duration::from_secs(10))));
+        let e = smaps("sometimes").unwrap_err();
+        assert!(e.contains("`ends`, `off` or a time") && e.contains("`sometimes`"), "{e}");
     }
 
     #[cfg(all(feature = "record", target_os = "linux"))]

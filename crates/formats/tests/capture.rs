@@ -169,12 +169,12 @@ fn manifests_that_lie() {
     let manifest = path.join(MANIFEST_FILE);
     let text = fs::read_to_string(&manifest).unwrap();
 
-    let major = format!("\"major\": {}", SCHEMA.major);
+    let (major, minor) = (format!("\"major\": {}", SCHEMA.major), format!("\"minor\": {}", SCHEMA.minor));
     fs::write(&manifest, text.replace(&major, "\"major\": 999")).unwrap();
     let e = Capture::open(&path).unwrap_err();
     assert!(matches!(e, Error::Version { .. }) && e.to_string().contains("newer mtrace"), "{e}");
 
-    fs::write(&manifest, text.replace("\"minor\": 0", "\"minor\": 77, \"news\": [1]")).unwrap();
+    fs::write(&manifest, text.replace(&minor, "\"minor\": 77, \"news\": [1]")).unwrap();
     assert!(Capture::open(&path).is_ok(), "a newer minor version is readable");
 
     fs::write(&manifest, &text[..text.len() / 2]).unwrap();

@@ -18,6 +18,7 @@ mod probes;
 mod ring;
 pub mod sampler;
 mod session;
+pub mod smaps;
 pub mod snapshots;
 pub mod sockets;
 pub mod symbols;
@@ -82,6 +83,30 @@ impl FaultMode {
     }
 }
 
+/// When the mappings of the targets are read with what of each is resident (`smaps`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SmapsMode {
+    /// Never.
+    Off,
+    /// At the begin, at the end, and before each dump of a flight recorder.
+    #[default]
+    Ends,
+    /// At these moments and again after so much time, as far as the share of the time allows that all expensive readings
+    /// may take together.
+    Every(Duration),
+}
+
+impl SmapsMode {
+    /// As on the command line, for the manifest: a time in nanoseconds.
+    fn to_json(self) -> serde_json::Value {
+        match self {
+            Self::Off => "off".into(),
+            Self::Ends => "ends".into(),
+            Self::Every(interval) => u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).into(),
+        }
+    }
+}
+
 /// Settings of a recording.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -101,6 +126,8 @@ pub struct Options {
     pub ring_bytes: usize,
     /// Time between samples.
     pub sample_interval: Duration,
+    /// When the mappings are read with what of each is resident.
+    pub smaps: SmapsMode,
     /// Time between segments: what is lost at most if the recorder is killed. The first ones come earlier: after
     /// 250 ms, then at intervals that double up to this one.
     pub segment_interval: Duration,
@@ -138,6 +165,7 @@ impl Options {
             max_events: None,
             ring_bytes: 16 << 20,
             sample_interval: Duration::from_secs(1),
+            smaps: SmapsMode::default(),
             segment_interval: Duration::from_secs(5),
             faults: FaultMode::default(),
             slow_fault: Duration::from_micros(100),

@@ -88,6 +88,9 @@ fn objection(probe: &dyn Probe, facts: &HostFacts, without: &[String], faults: F
     if off || without.iter().any(|n| n == probe.name()) {
         return Some("switched off".to_owned());
     }
+    if let Some(reason) = probe.objection(facts) {
+        return Some(reason);
+    }
     let needs_perf = |a: &Attach| matches!(a, Attach::SoftwareEvent(_)) || a.runtime().is_some();
     let always = probe.variants(faults).iter().all(|v| v.programs.iter().any(|p| needs_perf(&p.attach)));
     match facts.perf_event {
@@ -118,6 +121,7 @@ mod tests {
     fn good_host() -> HostFacts {
         let mut facts = HostFacts::gather();
         facts.host.btf = Some(true);
+        facts.host.thp_enabled = Some("madvise".to_owned());
         facts.bpf_map = SyscallTrial::Works;
         facts.bpf_ringbuf = SyscallTrial::Works;
         facts.perf_event = SyscallTrial::Works;
@@ -165,6 +169,16 @@ mod tests {
             ["faults", "gc_events", "go_memory", "jvm_events"]
         );
         assert!(names(&plan).contains(&"memory_calls"));
+    }
+
+    #[test]
+    fn without_huge_pages_nothing_is_collapsed_and_that_is_said() {
+        let mut facts = good_host();
+        facts.host.thp_enabled = None;
+        let plan = plan(&facts, &[], FaultMode::Runs).unwrap();
+        let [report] = &plan.absent[..] else { panic!("{:?}", plan.absent) };
+        assert_eq!(report.name, "collapses");
+        assert!(report.reason.as_ref().unwrap().contains("no transparent huge pages") && report.hides.is_some());
     }
 
     #[test]

@@ -3,19 +3,21 @@
 //! Two speeds. Every tick: `statm`, `stat`, the counters of the cgroup, PSI, `meminfo`; every second at most `vmstat` and
 //! `buddyinfo`, which take the kernel longer. Rarely: `smaps_rollup`, which
 //! walks the page tables under mmap_lock and so stalls the target's mmap calls, and the cgroup's `memory.stat`, which
-//! makes the kernel gather per-CPU counters. The rare ones share one [`Budget`]: each reading is timed, and the next one
+//! makes the kernel gather per-CPU counters, and `smaps` (rows of a table of its own, see `sampler/mappings.rs`). The rare
+//! ones share one [`Budget`]: each reading is timed, and the next one
 //! waits until all of them together take at most 1 % of the time.
 //!
 //! What is absent writes no row; a limit of "max" is a row without a value.
 
 mod cgroup;
+mod mappings;
 mod parse;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use mtrace_formats::tables::{Sample, SampleSource};
+use mtrace_formats::tables::{Sample, SampleSource, SmapsMoment, SmapsRow};
 use procfs_core::FromRead as _;
 use procfs_core::process::Stat;
 
@@ -23,7 +25,9 @@ pub use cgroup::CgroupPaths;
 pub(crate) use cgroup::below;
 pub(crate) use parse::{Mount, mountinfo, parse_kb_lines};
 
+use crate::SmapsMode;
 use crate::host::{monotonic_ns, page_bytes};
+use mappings::Mappings;
 use parse::pressure_totals;
 
 /// The essentials of /proc/meminfo: what pressure, page cache, anonymous memory and commit accounting need.
@@ -103,6 +107,8 @@ impl Budget {
 enum Rare {
     Rollup(u32),
     CgroupStat(CgroupPaths),
+    // Last among those that are due equally: what the rollup took tells whether it can be read at all.
+    Mappings(u32),
 }
 
 /// Samples a set of processes, their cgroups and the host.
@@ -115,6 +121,9 @@ pub struct Sampler {
     /// The process that was sampled last, where they have turns.
     last_turn: u32,
     budget: Budget,
+    mappings: Mappings,
+    /// CLOCK_MONOTONIC ns.
+    began: i64,
     /// When `vmstat` and `buddyinfo` are due, CLOCK_MONOTONIC ns.
     vm_next: i64,
     page_bytes: u64,
@@ -141,6 +150,8 @@ impl Sampler {
             rare_last: BTreeMap::new(),
             last_turn: 0,
             budget: Budget { next: i64::MIN },
+            mappings: Mappings::default(),
+            began: monotonic_ns(),
             vm_next: i64::MIN,
             page_bytes: page_bytes(),
             tick_ns: 1_000_000_000 / ticks.unwrap_or(100),
@@ -150,6 +161,12 @@ impl Sampler {
         };
         pids.into_iter().for_each(|pid| sampler.add(pid));
         sampler
+    }
+
+    /// Reads the mappings of the processes, too.
+    pub fn with_mappings(mut self, mode: SmapsMode) -> Self {
+        self.mappings = Mappings::new(mode);
+        self
     }
 
     /// Adds a process (a child that became a target); its cgroup is found at the next tick.
@@ -162,6 +179,16 @@ impl Sampler {
         self.processes.remove(&pid);
     }
 
+    /// A process has just executed a program: its mappings are others, and are read while there are few, as long as all
+    /// such readings keep within the share of the time.
+    pub(crate) fn new_program(&mut self, pid: u32) {
+        self.mappings.new_program(pid);
+        let (now, spent) = (monotonic_ns(), self.mappings.spent_on_programs);
+        if spent.saturating_mul(RARE_SHARE) <= now.saturating_sub(self.began).saturating_add(RARE_INTERVAL_NS) {
+            self.mappings.read_program(pid, now);
+        }
+    }
+
     /// The processes that are sampled.
     pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.processes.keys().copied()
@@ -169,12 +196,17 @@ impl Sampler {
 
     /// Reads what is due at `now` (CLOCK_MONOTONIC, ns). Each row carries the time of its own reading.
     pub fn tick(&mut self, now: i64) -> Vec<Sample> {
-        self.sample(now, false)
+        self.sample(now, None)
     }
 
-    /// Reads everything, the expensive files too: at attach and at the end of a recording.
-    pub fn tick_all(&mut self, now: i64) -> Vec<Sample> {
-        self.sample(now, true)
+    /// Reads everything, the expensive files too: at the end of a recording and before a dump.
+    pub fn tick_all(&mut self, now: i64, moment: SmapsMoment) -> Vec<Sample> {
+        self.sample(now, Some(moment))
+    }
+
+    /// The mappings that were read since the last call.
+    pub fn take_mappings(&mut self) -> Vec<SmapsRow> {
+        std::mem::take(&mut self.mappings.rows)
     }
 
     /// What could not be read and why, each said once.
@@ -189,8 +221,8 @@ impl Sampler {
         self.cost
     }
 
-    fn sample(&mut self, now: i64, all: bool) -> Vec<Sample> {
-        let begin = monotonic_ns();
+    fn sample(&mut self, now: i64, moment: Option<SmapsMoment>) -> Vec<Sample> {
+        let (begin, all) = (monotonic_ns(), moment.is_some());
         let mut out = Vec::new();
         let pids = self.turn(all);
         let mut left = Vec::new();
@@ -216,7 +248,9 @@ impl Sampler {
             vm::counters(&mut out);
             self.vm_next = now.saturating_add(RARE_INTERVAL_NS);
         }
+        self.mappings.begin_tick(moment);
         self.rare(now, all, &cgroups, &mut out);
+        self.mappings.end_tick().iter().for_each(|what| self.problem(what));
         self.cost.ticks += 1;
         self.cost.total_ns += (monotonic_ns() - begin).unsigned_abs();
         out
@@ -315,26 +349,41 @@ impl Sampler {
             .chain(stats)
             .map(|(what, pid)| (self.rare_last.get(&what).copied().unwrap_or(i64::MIN), what, pid))
             .collect();
-        due.sort();
         // Forget the dead, so that a long recording of short processes does not grow.
         self.rare_last = due.iter().filter(|d| d.0 > i64::MIN).map(|d| (d.1.clone(), d.0)).collect();
+        let mappings = self.mappings.due(self.processes.keys().copied(), now);
+        due.extend(mappings.into_iter().map(|(last, pid)| (last, Rare::Mappings(pid), pid)));
+        due.sort();
+        // The first mappings are the begin of the recording, and not of what the budget leaves.
+        let at_begin = self.cost.ticks == 0;
         let mut took = 0;
         for (_, what, pid) in due {
             // All cheap ones in one tick; after an expensive one the rest waits for its turn.
-            if !all && (!self.budget.allows(now) || took > RARE_INTERVAL_NS / RARE_SHARE) {
-                break;
+            let exempt = all || at_begin && matches!(what, Rare::Mappings(_));
+            if !exempt && (!self.budget.allows(now) || took > RARE_INTERVAL_NS / RARE_SHARE) {
+                continue;
             }
             let begin = monotonic_ns();
             match &what {
                 Rare::Rollup(pid) => self.rollup(*pid, out),
                 Rare::CgroupStat(paths) => cgroup::stat(paths, pid, out),
+                Rare::Mappings(pid) => self.read_mappings(*pid, out),
             }
             took += monotonic_ns() - begin;
-            self.rare_last.insert(what, begin);
+            if !matches!(what, Rare::Mappings(_)) {
+                self.rare_last.insert(what, begin);
+            }
         }
         if took > 0 {
             self.budget.spend(now + took, took);
         }
+    }
+
+    fn read_mappings(&mut self, pid: u32, out: &mut Vec<Sample>) {
+        if !self.mappings.can_tell(pid) {
+            self.rollup(pid, out);
+        }
+        self.mappings.read(pid, monotonic_ns());
     }
 
     fn rollup(&mut self, pid: u32, out: &mut Vec<Sample>) {
@@ -359,6 +408,7 @@ impl Sampler {
         self.cost.rollups += 1;
         self.cost.rollup_ns += took;
         self.cost.rollup_max_ns = self.cost.rollup_max_ns.max(took);
+        self.mappings.rollup_took(pid, took);
         let mut rows = Rows { ts, source: SampleSource::SmapsRollup, pid: Some(pid), out };
         for (key, bytes) in parse_kb_lines(&text) {
             rows.push(format!("{key}_bytes"), Some(bytes));

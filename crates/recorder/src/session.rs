@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::RingBuffer;
 use mtrace_formats::capture::{Manifest, Problem};
-use mtrace_formats::tables::{FaultCountAt, SnapshotReason};
+use mtrace_formats::tables::{FaultCountAt, SmapsMoment, SnapshotReason};
 
 use crate::accounts::LossMeter;
 use crate::cost::CostMeter;
@@ -47,7 +47,7 @@ use crate::target::launch::Launched;
 use crate::target::rule::Rule;
 use crate::{Options, Progress, Summary};
 pub(crate) use load::Loaded;
-use processes::{Processes, Todo};
+use processes::{Came, Processes, Todo};
 use runtimes::Runtimes;
 pub(crate) use sink::Sink;
 pub(crate) use trial::trial;
@@ -225,7 +225,12 @@ impl Session<'_> {
 
     fn follow(&mut self, todo: Todo) {
         match todo {
-            Todo::NewProgram { pid, how } => self.look_for_runtimes(pid, how),
+            Todo::NewProgram { pid, how } => {
+                if how != Came::Running {
+                    self.sampler.new_program(pid);
+                }
+                self.look_for_runtimes(pid, how);
+            }
             Todo::Sample(pid) => self.sampler.add(pid),
             Todo::Joined { pid, ts } => sleepers::note(&self.probes, pid, ts),
             Todo::Ended(pid) => {
@@ -241,7 +246,7 @@ impl Session<'_> {
         let now = monotonic_ns();
         if now >= self.due.sample {
             self.due.sample = now + nanoseconds(self.options.sample_interval);
-            self.sample(now, false);
+            self.sample(now, None);
         }
         self.bpf_time.tick(now);
         self.keep_budget(now);
@@ -263,10 +268,15 @@ impl Session<'_> {
         }
     }
 
-    fn sample(&mut self, now: i64, all: bool) {
-        let rows = if all { self.sampler.tick_all(now) } else { self.sampler.tick(now) };
+    /// Reads what is due, and at a moment that is one everything.
+    fn sample(&mut self, now: i64, moment: Option<SmapsMoment>) {
+        let rows = match moment {
+            Some(moment) => self.sampler.tick_all(now, moment),
+            None => self.sampler.tick(now),
+        };
         let mut sink = self.sink.borrow_mut();
         rows.into_iter().for_each(|r| sink.push(r));
+        self.sampler.take_mappings().into_iter().for_each(|r| sink.push(r));
         drop(sink);
         for what in self.sampler.take_problems() {
             self.problem(what);
@@ -329,7 +339,7 @@ impl Session<'_> {
             let mut sink = self.sink.borrow_mut();
             self.processes.snapshot(pid, SnapshotReason::End, &mut sink);
         }
-        self.sample(monotonic_ns(), true);
+        self.sample(monotonic_ns(), Some(SmapsMoment::End));
         self.note_fault_counts(FaultCountAt::End);
         if self.options.leave_running {
             return;

@@ -44,8 +44,8 @@ pub fn take_stopped(pid: u32) -> Option<Vec<MapRow>> {
 }
 
 /// Tells the address space of a process from the next one under the same pid.
-#[derive(PartialEq, Eq)]
-struct Image {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Image {
     /// Start of the process since boot, in clock ticks: differs when the pid was reused.
     start_time: u64,
     /// Randomised at each exec; 0 where it may not be read.
@@ -54,7 +54,7 @@ struct Image {
 
 impl Image {
     /// `None` if the process has no address space.
-    fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = crate::sampler::read_stat(pid)?;
         (stat.vsize > 0).then_some(Self { start_time: stat.starttime, stack_start: stat.startstack })
     }
@@ -74,6 +74,36 @@ fn parse(text: &[u8], stamp: Stamp) -> Vec<MapRow> {
 }
 
 fn parse_line(line: &[u8], stamp: Stamp) -> Option<MapRow> {
+    let m = mapping(line)?;
+    Some(MapRow {
+        ts: stamp.ts,
+        ts_end: stamp.ts_end,
+        reason: stamp.reason,
+        pid: stamp.pid,
+        start_addr: m.start_addr,
+        end_addr: m.end_addr,
+        perms: m.perms,
+        offset_bytes: m.offset_bytes,
+        dev: m.dev,
+        inode: m.inode,
+        path: m.path,
+    })
+}
+
+/// What a line of `/proc/PID/maps`, or the first one about a mapping in `smaps`, says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) start_addr: u64,
+    pub(crate) end_addr: u64,
+    pub(crate) perms: String,
+    offset_bytes: u64,
+    dev: u64,
+    inode: u64,
+    pub(crate) path: Option<String>,
+}
+
+/// `None` if it is no such line.
+pub(crate) fn mapping(line: &[u8]) -> Option<Mapping> {
     let mut rest = line;
     let mut field = || {
         let end = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
@@ -90,11 +120,7 @@ fn parse_line(line: &[u8], stamp: Stamp) -> Option<MapRow> {
     let dev = libc::makedev(u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
     // The kernel pads with blanks up to the name; a name never begins with one, but may end with one.
     let name = &rest[rest.iter().position(|&b| b != b' ').unwrap_or(rest.len())..];
-    Some(MapRow {
-        ts: stamp.ts,
-        ts_end: stamp.ts_end,
-        reason: stamp.reason,
-        pid: stamp.pid,
+    Some(Mapping {
         start_addr: hex(start)?,
         end_addr: hex(end)?,
         perms: perms.to_owned(),

@@ -2,9 +2,9 @@
 
 use mtrace_formats::capture::{Capture, CaptureWriter, Manifest};
 use mtrace_formats::tables::{
-    Fault, FaultKind, FileRow, GcEvent, GcEventKind, IoCall, IoCallKind, Loss, LossReason, MapRow, MemoryCall,
-    MemoryCallKind, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, Sample, SampleSource, SnapshotReason,
-    SocketFamily, SocketRole, SocketRow, WakerContext,
+    Collapse, CollapsedBy, CollapsedMemory, Fault, FaultKind, FileRow, GcEvent, GcEventKind, IoCall, IoCallKind, Loss,
+    LossReason, MapRow, MemoryCall, MemoryCallKind, OffCpu, OffCpuState, ProcessEvent, ProcessEventKind, Sample,
+    SampleSource, SmapsMoment, SmapsRow, SnapshotReason, SocketFamily, SocketRole, SocketRow, WakerContext,
 };
 use proptest::prelude::*;
 
@@ -133,6 +133,35 @@ fn write(w: &mut CaptureWriter, table: usize, s: &Seed) {
             role: pick(SocketRole::ALL, k),
             family: pick(SocketFamily::ALL, n),
         }),
+        10 => w.push(SmapsRow {
+            ts,
+            ts_end: dur,
+            moment: pick(SmapsMoment::ALL, k),
+            pid,
+            start_addr: a,
+            end_addr: b,
+            perms: ["rw-p", "", "r-xs"][k as usize % 3].to_owned(),
+            path: pick(&[None, Some("[heap]"), Some("/dev/zero (deleted)"), Some("/a")], k).map(str::to_owned),
+            rss_bytes: (n % 3 > 0).then_some(c),
+            pss_bytes: None,
+            private_dirty_bytes: None,
+            anon_bytes: None,
+            anon_huge_bytes: option.map(|_| a),
+            swap_bytes: option.map(|_| b),
+            locked_bytes: None,
+            referenced_bytes: None,
+        }),
+        11 => w.push(Collapse {
+            ts,
+            pid,
+            tid,
+            by: pick(CollapsedBy::ALL, k),
+            memory: pick(CollapsedMemory::ALL, n),
+            result: ["succeed", "page_null"][k as usize % 2].to_owned(),
+            new_pages: option.map(|_| a),
+            copy_ns: option.map(|_| dur),
+            addr: Some(b),
+        }),
         _ => w.push(FileRow { file_id: n % 6, dev: a, inode: b % 3, path: None, build_id: None }),
     };
     written.unwrap();
@@ -142,7 +171,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn any_rows_are_joined_and_every_window_adds_up(
-        rows in proptest::collection::vec((0_usize..11, seed()), 0..300),
+        rows in proptest::collection::vec((0_usize..13, seed()), 0..300),
         start in proptest::option::of(time()),
         end in proptest::option::of(time()),
         page in proptest::option::of(number()),
@@ -168,6 +197,10 @@ proptest! {
         let faults = rows.iter().filter(|(table, _)| *table == 1).map(|(_, s)| weight(s)).sum::<u64>();
         prop_assert_eq!(j.facts.faults.groups.iter().map(|g| g.faults).sum::<u64>(), faults);
         prop_assert_eq!(j.facts.faults.kinds.iter().map(|g| g.faults).sum::<u64>(), faults);
+        for m in &j.facts.resident {
+            let listed = m.groups.iter().fold(m.others_end.rss_bytes, |sum, g| sum.saturating_add(g.end.rss_bytes));
+            prop_assert_eq!(listed, m.end.rss_bytes);
+        }
         prop_assert!(j.facts.timeline.series.iter().all(|s| s.points.len() <= 400));
     }
 }

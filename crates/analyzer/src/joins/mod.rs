@@ -4,6 +4,7 @@ mod activity;
 mod address_space;
 mod by_process;
 mod churn;
+mod collapses;
 mod critical_path;
 mod facts;
 mod failed_calls;
@@ -20,6 +21,7 @@ mod oom_kills;
 mod overlays;
 mod reach;
 mod reclaims;
+mod resident;
 mod runtimes;
 mod sleeps;
 mod splits;
@@ -126,6 +128,8 @@ pub fn analyze_tables(capture: &Capture, options: &JoinOptions) -> Joined {
                 symbols,
                 manifest.host.max_map_count,
             ),
+            resident: resident::memory(&pids, &tables.smaps, &replay.smaps_owners, &tables.process_events, symbols),
+            collapses: collapses::tables(&tables.collapses, page_size),
             flame_graphs: flame::graphs(&groups.cells, &tables.calls, &replay, symbols, &comms),
             trust: facts::trust(capture, &tables, &mut replay),
         },

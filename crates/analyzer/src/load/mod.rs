@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 
 use mtrace_formats::capture::Capture;
 use mtrace_formats::tables::{
-    Fault, FaultCount, FaultRun, Fidelity, FileRow, Frame, GcEvent, GoMemory, IoCall, JvmEvent, LockWait, Loss, MapRow,
-    MemoryCall, OffCpu, OomKill, ProcessEvent, Reclaim, Refusal, RuntimeSetting, Sample, SocketRow, Throttle,
+    Collapse, Fault, FaultCount, FaultRun, Fidelity, FileRow, Frame, GcEvent, GoMemory, IoCall, JvmEvent, LockWait,
+    Loss, MapRow, MemoryCall, OffCpu, OomKill, ProcessEvent, Reclaim, Refusal, RuntimeSetting, Sample, SmapsRow,
+    SocketRow, Throttle,
 };
 
 use crate::symbols::SymbolTable;
@@ -115,6 +116,8 @@ tables! {
     sockets: SocketRow [at] by |r| (r.ts, r.pid, r.fd);
     /// Lines of /proc/PID/maps; in the order of (ts, pid, start_addr).
     maps: MapRow [until] by |r| (r.ts, r.pid, r.start_addr);
+    /// What of each mapping was resident; a reading is a stretch of the same (ts, pid).
+    smaps: SmapsRow [until] by |r| (r.ts, r.pid, r.start_addr);
     /// Mapped files.
     files: FileRow [none] by |_r| 0_u8;
     /// Reclaim and compaction by the targets' threads.
@@ -125,6 +128,8 @@ tables! {
     lock_waits: LockWait [span] by |r| r.ts;
     /// Victims of the OOM killer.
     oom_kills: OomKill [at] by |r| r.ts;
+    /// Small pages that were replaced by huge ones.
+    collapses: Collapse [at] by |r| r.ts;
     /// What the kernel counted when it refused a mapping.
     refusals: Refusal [at] by |r| (r.tid, r.ts);
     /// Periodic samples.

@@ -9,6 +9,7 @@ mod gc;
 mod ledger;
 mod overview;
 mod requests;
+mod resident;
 mod runtimes;
 mod stalls;
 mod timeline;
@@ -29,6 +30,7 @@ pub use overview::{
     Trust,
 };
 pub use requests::{RequestTable, SlowRequest};
+pub use resident::{CollapseTable, ResidentGroup, ResidentMemory, ResidentSums};
 pub use runtimes::{RuntimeFacts, RuntimeValue, RuntimeWork, Runtimes};
 pub use stalls::{ForkGroup, LockHolder, LockWaitGroup, OomVictim, ReclaimGroup, Stalls, ThrottleGroup};
 pub use timeline::{Band, Envelope, Series, Timeline};

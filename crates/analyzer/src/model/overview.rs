@@ -6,6 +6,7 @@ use super::finding::{Finding, RuledOut, Verdict};
 use super::gc::GcTable;
 use super::ledger::Ledger;
 use super::requests::RequestTable;
+use super::resident::{CollapseTable, ResidentMemory};
 use super::runtimes::Runtimes;
 use super::stalls::{ForkGroup, LockWaitGroup, OomVictim, ReclaimGroup, ThrottleGroup};
 use super::timeline::Timeline;
@@ -65,6 +66,10 @@ pub struct Facts {
     pub runtimes: Runtimes,
     /// Address spaces, one per process, the main one first.
     pub address_spaces: Vec<AddressSpace>,
+    /// Resident memory by mapping, one per process that was read, the main one first.
+    pub resident: Vec<ResidentMemory>,
+    /// Small pages that were replaced by huge ones, one per process that has some.
+    pub collapses: Vec<CollapseTable>,
     /// Flame graphs.
     pub flame_graphs: Vec<FlameGraph>,
     /// How far to trust all this.

@@ -14,6 +14,7 @@ mod files;
 mod gaps;
 mod mm;
 mod pages;
+mod resident;
 mod run;
 mod vma;
 
@@ -84,6 +85,8 @@ pub struct Replay {
     pub effects: Vec<CallEffect>,
     /// Calls that failed.
     pub failed: Vec<FailedCall>,
+    /// Stack of the call that mapped most of it, for each row of [`Tables::smaps`]; [`crate::load::NONE`] if unknown.
+    pub smaps_owners: Vec<u32>,
     /// Names of mappings; faults refer to them.
     pub names: Vec<String>,
     /// What went wrong, in plain words.

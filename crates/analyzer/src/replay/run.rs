@@ -4,17 +4,18 @@ mod faults;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKind};
+use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKind, SmapsRow};
 
 use super::base::{self, SnapshotRef};
 use super::certificate::{self, Snapshot};
 use super::files::FileTable;
 use super::gaps::Space;
 use super::mm::Mm;
+use super::resident;
 use super::vma::{AddressMap, Perms, unowned};
 use super::{CallEffect, FailedCall, ProcessReplay, Release, Replay};
 use crate::envelope::EnvelopeBuilder;
-use crate::load::{FaultRow, Shape, Tables};
+use crate::load::{FaultRow, NONE, Shape, Tables};
 use crate::model::GapPoint;
 
 /// Points of the gap series.
@@ -37,6 +38,7 @@ enum Class {
     Call,
     Fault,
     Snapshot,
+    Resident,
 }
 
 type Event = (i64, Class, u32);
@@ -54,6 +56,7 @@ pub(super) struct Driver<'a> {
     calls: &'a [MemoryCall],
     process_events: &'a [mtrace_formats::tables::ProcessEvent],
     maps: &'a [MapRow],
+    smaps: &'a [SmapsRow],
     snapshots: HashMap<u32, Vec<SnapshotRef>>,
     /// Start of each program image of a process, in order.
     execs: HashMap<u32, Vec<i64>>,
@@ -87,7 +90,11 @@ impl<'a> Driver<'a> {
         let snapshots = base::snapshots(&tables.maps);
         let mut checks: Vec<SnapshotRef> = snapshots.values().flatten().cloned().collect();
         checks.sort_by_key(|s| (s.ts_end, s.pid));
-        let out = Replay { effects: vec![CallEffect::default(); tables.calls.len()], ..Replay::default() };
+        let out = Replay {
+            effects: vec![CallEffect::default(); tables.calls.len()],
+            smaps_owners: vec![NONE; tables.smaps.len()],
+            ..Replay::default()
+        };
         let max_rows = tables.faults.len().saturating_add(MAX_CUTS);
         Self {
             files: FileTable::new(&tables.files),
@@ -96,6 +103,7 @@ impl<'a> Driver<'a> {
             calls: &tables.calls,
             process_events: &tables.process_events,
             maps: &tables.maps,
+            smaps: &tables.smaps,
             snapshots,
             execs,
             calls_by_pid,
@@ -120,6 +128,7 @@ impl<'a> Driver<'a> {
                 Class::Call => self.call(ts, i),
                 Class::Fault => self.fault(i as usize),
                 Class::Snapshot => self.check(i as usize),
+                Class::Resident => self.resident(i as usize),
             }
             if self.work > MAX_WORK {
                 self.out.problems.push(format!(
@@ -138,7 +147,8 @@ impl<'a> Driver<'a> {
         events.extend(self.calls.iter().enumerate().map(|(i, c)| (effect_ts(c), Class::Call, number(i))));
         events.extend(self.faults.iter().enumerate().map(|(i, f)| (f.ts, Class::Fault, number(i))));
         events.extend(self.checks.iter().enumerate().map(|(i, s)| (s.ts_end, Class::Snapshot, number(i))));
-        // Four sorted runs: a merge.
+        events.extend(resident::readings(self.smaps).map(|(ts, first)| (ts, Class::Resident, number(first))));
+        // Sorted runs: a merge.
         events.sort();
         events
     }
@@ -320,6 +330,17 @@ impl<'a> Driver<'a> {
         let Some(mm) = self.mms.get(mm).and_then(Option::as_ref) else { return };
         let snapshot = Snapshot { rows: &self.maps[s.rows.clone()], in_flight };
         self.out.certificates.extend(certificate::compare(&mm.map, &snapshot, &mut self.files));
+    }
+
+    /// Who mapped what is in the reading of smaps that begins with this row.
+    fn resident(&mut self, first: usize) {
+        let Some(p) = self.processes.get(&self.smaps[first].pid) else { return };
+        let Some(mm) = self.mms.get(p.mm).and_then(Option::as_ref) else { return };
+        let owners = resident::owners(&mm.map, self.smaps, first, MAX_WORK.saturating_sub(self.work));
+        self.work += owners.work;
+        for (i, owner) in (first..).zip(owners.stacks) {
+            self.out.smaps_owners[i] = owner;
+        }
     }
 
     /// Ranges of the calls that overlap a snapshot in time.

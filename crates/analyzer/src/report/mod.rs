@@ -9,6 +9,7 @@ mod escape;
 // The same words for numbers in findings and on the page.
 use crate::units as format;
 mod render;
+mod resident;
 mod sections;
 mod summary;
 mod write;

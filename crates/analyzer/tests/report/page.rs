@@ -178,6 +178,7 @@ fn a_page_can_be_walked_through_without_seeing_it() {
             "timeline",
             "findings",
             "flame-graphs",
+            "resident-memory",
             "address-space",
             "gc",
             "runtimes",

@@ -90,6 +90,7 @@ fn options(args: RecordArgs) -> Result<Options, Failure> {
     options.max_events = args.max_events;
     options.ring_bytes = args.buffer;
     options.sample_interval = args.sample_interval;
+    options.smaps = args.smaps;
     options.segment_interval = args.segment_interval;
     options.faults = match args.faults {
         FaultsArg::Runs => FaultMode::Runs,

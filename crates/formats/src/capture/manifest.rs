@@ -17,7 +17,8 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// 2.1: `off_cpu`: who woke a thread, its wait for a CPU, where it slept; `process_events`: pids inside
 /// of containers and cgroups; tables of lock waits, throttles, OOM kills, Go's memory management, the JVM, runtimes.
 /// 3.0: `weight` of faults. A reader that does not know it would take the sampled ones for all there are.
-pub const SCHEMA: SchemaVersion = SchemaVersion { major: 3, minor: 0 };
+/// 3.1: `collapses`, `smaps`.
+pub const SCHEMA: SchemaVersion = SchemaVersion { major: 3, minor: 1 };
 
 /// `major` changes when an old reader would misread a capture; `minor` when something was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

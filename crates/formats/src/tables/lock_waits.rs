@@ -39,8 +39,8 @@ table! {
         holder_tid: Option<u32> = Dictionary,
         /// That thread's name (comm).
         holder_comm: Option<String> = Dictionary,
-        /// True if the recorder itself held it: it reads /proc/PID/maps now and then, and smaps_rollup at most 1 % of the
-        /// time.
+        /// True if the recorder itself held it: it reads /proc/PID/maps now and then, smaps_rollup and smaps for at
+        /// most 1 % of the time, and at the ends of a recording.
         holder_is_recorder: Option<bool> = Plain,
         /// User stack that entered the kernel, see `frames`; null if it could not be taken (counted in `losses`).
         stack_id: Option<u32> = Dictionary,

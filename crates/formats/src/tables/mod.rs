@@ -3,6 +3,7 @@
 //! Conventions: `ts` is CLOCK_MONOTONIC in ns, `dur` is ns, every other unit is in the column's name; null is "not
 //! measured" or "does not apply", zero is measured; pids and tids are those of the recorder's pid namespace.
 
+mod collapses;
 mod fault_counts;
 mod fault_runs;
 mod faults;
@@ -24,10 +25,12 @@ mod reclaims;
 mod refusals;
 mod runtimes;
 mod samples;
+mod smaps;
 mod sockets;
 mod symbols;
 mod throttles;
 
+pub use collapses::{Collapse, CollapsedBy, CollapsedMemory};
 pub use fault_counts::{FaultCount, FaultCountAt};
 pub use fault_runs::{FAULT_BUCKETS, FaultRun};
 pub use faults::{Fault, FaultKind, error_code};
@@ -49,6 +52,7 @@ pub use reclaims::{Reclaim, ReclaimKind};
 pub use refusals::Refusal;
 pub use runtimes::{RuntimeKind, RuntimeSetting, SettingState};
 pub use samples::{Sample, SampleSource};
+pub use smaps::{SmapsMoment, SmapsRow};
 pub use sockets::{SocketFamily, SocketRole, SocketRow};
 pub use symbols::{SymbolRow, SymbolSource};
 pub use throttles::{Throttle, ThrottleKind, ThrottleReason};
@@ -82,6 +86,7 @@ pub const ALL: &[TableInfo] = &[
     info::<Throttle>(),
     info::<LockWait>(),
     info::<OomKill>(),
+    info::<Collapse>(),
     info::<GcEvent>(),
     info::<GoMemory>(),
     info::<JvmEvent>(),
@@ -91,6 +96,7 @@ pub const ALL: &[TableInfo] = &[
     info::<OffCpu>(),
     info::<SocketRow>(),
     info::<MapRow>(),
+    info::<SmapsRow>(),
     info::<FileRow>(),
     info::<Sample>(),
     info::<Frame>(),

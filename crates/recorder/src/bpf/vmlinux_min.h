@@ -179,6 +179,7 @@ struct mm_struct {
 	struct rw_semaphore mmap_lock;
 	atomic64_t pgtables_bytes;
 	struct percpu_counter rss_stat[4];
+	struct task_struct *owner; /* CONFIG_MEMCG */
 };
 
 /* Before 6.2 (f1a7941243c1 "mm: convert mm's rss stats into percpu_counter"). */
@@ -221,6 +222,16 @@ struct task_struct {
 /* Before 5.14 (2f064a59a11f "sched: Change task_struct::state") the field had no underscores. */
 struct task_struct___old_state {
 	long state;
+};
+
+/* 6.1 and 6.12 tell whether the range is writable, before what else the tracepoint tells; 6.18 does not. */
+struct trace_event_raw_mm_khugepaged_scan_pmd {
+	bool writable;
+};
+
+/* Came with MADV_COLLAPSE (6.1). From then on the scan of a file ends with the result of its collapse. */
+struct collapse_control {
+	bool is_khugepaged;
 };
 
 struct linux_binprm {

@@ -26,6 +26,7 @@ enum mt_event {
 	MT_FAULT_COUNT = 40,
 	MT_GO_MEMORY = 60,
 	MT_JVM = 61,
+	MT_COLLAPSE = 80,
 };
 
 /* Begins every record. */
@@ -227,6 +228,21 @@ struct mt_oom_kill {
 	u32 frames; /* of the kernel stack */
 	char names[MT_OOM_LEVELS][MT_OOM_NAME];
 	u64 kernel_ips[MT_OOM_FRAMES];
+};
+
+enum mt_collapse_detail {
+	MT_COLLAPSE_BY_KHUGEPAGED = 1,
+	MT_COLLAPSE_BY_OTHER = 2,
+	MT_COLLAPSE_OF_FILE = 4,
+};
+
+/* pid: whose memory it is. tid: the thread that did it. aux: the kernel's enum scan_result. ts: the end. What was not
+ * measured is MT_NOT_MEASURED. */
+struct mt_collapse {
+	struct mt_header h;
+	u64 new_pages;
+	u64 copy;
+	u64 addr;
 };
 
 enum mt_lock_wait_detail {

@@ -2,6 +2,7 @@
 //!
 //! Adding a probe is a new folder and one line in [`ALL`].
 
+mod collapses;
 mod fault_counts;
 mod faults;
 mod gc_events;
@@ -30,6 +31,7 @@ pub(crate) use process_events::{Executable, Life, LifeKind};
 use mtrace_formats::tables::RuntimeKind;
 
 use crate::FaultMode;
+use crate::host::HostFacts;
 use crate::session::Sink;
 use wire::Undecodable;
 
@@ -45,6 +47,7 @@ pub(crate) const ALL: &[&dyn Probe] = &[
     &throttles::Throttles,
     &lock_waits::LockWaits,
     &oom_kills::OomKills,
+    &collapses::Collapses,
     &off_cpu::OffCpu,
     &gc_events::GcEvents,
     &go_memory::GoMemory,
@@ -131,6 +134,10 @@ pub(crate) trait Probe: Sync {
     fn tables(&self) -> &'static [&'static str];
     /// What stays invisible without it.
     fn hides(&self) -> &'static str;
+    /// Why it has nothing to observe on this host, whatever the kernel would load; `None` for most.
+    fn objection(&self, _: &HostFacts) -> Option<String> {
+        None
+    }
     /// The events of its records.
     fn events(&self) -> &'static [u16];
     /// The BPF object.

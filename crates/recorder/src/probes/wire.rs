@@ -88,6 +88,7 @@ pub(crate) mod event {
     pub(crate) const FAULT_COUNT: u16 = 40;
     pub(crate) const GO_MEMORY: u16 = 60;
     pub(crate) const JVM: u16 = 61;
+    pub(crate) const COLLAPSE: u16 = 80;
 }
 
 /// `struct mt_stack`.

@@ -78,7 +78,7 @@ fn a_process_is_sampled() {
     let pid = child.pid as u32;
     let mut s = Sampler::new([pid]);
     let before = monotonic_ns();
-    let rows = s.tick_all(before);
+    let rows = s.tick_all(before, SmapsMoment::End);
     let after = monotonic_ns();
     assert!(rows.iter().all(|r| before <= r.ts && r.ts <= after));
     // Two files and two ways of counting: alike within the per-CPU counters' error, not equal.
@@ -97,9 +97,9 @@ fn a_process_is_sampled() {
 fn faults_and_memory_grow_when_they_grow() {
     let mut child = Grower::start();
     let mut s = Sampler::new([child.pid as u32]);
-    let before = s.tick_all(monotonic_ns());
+    let before = s.tick_all(monotonic_ns(), SmapsMoment::End);
     child.grow();
-    let after = s.tick_all(monotonic_ns());
+    let after = s.tick_all(monotonic_ns(), SmapsMoment::End);
     let grown = |source, key| value(&after, source, key).unwrap() - value(&before, source, key).unwrap();
     let rollup = grown(SampleSource::SmapsRollup, "Anonymous_bytes") as usize;
     assert!((GROWTH..GROWTH + (1 << 20)).contains(&rollup), "{rollup}");
@@ -134,13 +134,13 @@ fn a_process_that_ended_drops_out() {
     child.kill().unwrap();
     child.wait().unwrap();
     // Its cgroup is looked at once more: an OOM kill is counted there when the process is gone.
-    let last = s.tick_all(monotonic_ns());
+    let last = s.tick_all(monotonic_ns(), SmapsMoment::End);
     let of_cgroup = |r: &&Sample| matches!(r.source, SampleSource::CgroupMemory | SampleSource::CgroupPressure);
     assert!(last.iter().filter(|r| !of_cgroup(r)).all(|r| r.pid.is_none()));
     let counted = last.iter().filter(of_cgroup).filter(|r| r.pid == Some(child.id())).count();
     let visible = CgroupPaths::of(std::process::id()).memory_version().is_some();
     assert_eq!(counted > 0, visible, "{last:?}");
-    assert!(s.tick_all(monotonic_ns()).iter().all(|r| r.pid.is_none()));
+    assert!(s.tick_all(monotonic_ns(), SmapsMoment::End).iter().all(|r| r.pid.is_none()));
     assert_eq!(s.pids().count(), 0);
     assert_eq!(s.take_problems(), Vec::<String>::new());
 }
@@ -203,7 +203,7 @@ fn ticks_read_the_rollup_rarely_and_all_processes_in_turn() {
 #[test]
 fn a_tick_is_cheap() {
     let mut s = Sampler::new([std::process::id()]);
-    s.tick_all(monotonic_ns());
+    s.tick_all(monotonic_ns(), SmapsMoment::End);
     let begin = Instant::now();
     let n = 50;
     for _ in 0..n {

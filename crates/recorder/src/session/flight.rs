@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mtrace_formats::capture::{FlightRecorder, SegmentInfo, TriggerCount, TriggerFired};
-use mtrace_formats::tables::{Frame, SnapshotReason};
+use mtrace_formats::tables::{Frame, SmapsMoment, SnapshotReason};
 
 use super::window::{Events, Periods, Reading, TIMELESS, grown};
 use super::{Session, nanoseconds};
@@ -356,7 +356,7 @@ impl Session<'_> {
                 self.processes.snapshot(pid, SnapshotReason::End, &mut self.sink.borrow_mut());
             }
         }
-        self.sample(monotonic_ns(), true);
+        self.sample(monotonic_ns(), Some(SmapsMoment::Dump));
         self.flush_probes(false);
         self.drain();
         self.close_period();

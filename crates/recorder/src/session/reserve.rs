@@ -127,7 +127,7 @@ mod tests {
         let mut reserve = Reserve::new(writer.place()).unwrap();
         reserve.follow(&manifest).unwrap();
         let held = std::fs::metadata(writer.dir().join("reserve.tmp")).unwrap().len();
-        manifest.problems.push(Problem { ts: None, what: "x".repeat(60_000) });
+        manifest.problems.push(Problem { ts: None, what: "x".repeat(50_000) });
         manifest.state = State::Complete;
         reserve.fit(&manifest).unwrap();
         assert_eq!(std::fs::metadata(writer.dir().join("reserve.tmp")).unwrap().len(), held, "the slack is enough");

@@ -182,7 +182,7 @@ fn begin<'a>(
         probes,
         runtimes: Runtimes::default(),
         losses: LossMeter::new(now),
-        sampler: Sampler::new(processes.alive()),
+        sampler: Sampler::new(processes.alive()).with_mappings(options.smaps),
         shared,
         manifest: manifest(options, facts, attach_begin_ns, absent),
         processes,
@@ -335,6 +335,7 @@ fn manifest(options: &Options, facts: &HostFacts, attach_begin_ns: i64, absent: 
     let knobs = BTreeMap::from([
         ("ring_bytes".to_owned(), json!(options.ring_bytes)),
         ("sample_interval_ns".to_owned(), json!(nanoseconds(options.sample_interval))),
+        ("smaps".to_owned(), options.smaps.to_json()),
         ("segment_interval_ns".to_owned(), json!(nanoseconds(options.segment_interval))),
         ("faults".to_owned(), json!(options.faults.name())),
         ("slow_fault_ns".to_owned(), json!(nanoseconds(options.slow_fault))),
@@ -416,7 +417,7 @@ impl Session<'_> {
         }
         if stop.exact {
             // Where its counters stand before its first instruction: what rusage says at the end includes our fork.
-            self.sample(monotonic_ns(), false);
+            self.sample(monotonic_ns(), None);
         }
         self.note_fault_counts(FaultCountAt::Begin);
         self.processes.stopped = None;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::model::{Analysis, Finding, Ledger, LedgerRow, RuledOut};
 use crate::report::escape::{markdown, markdown_code, markdown_rich, shorten};
 use crate::report::format;
+use crate::report::resident;
 use crate::report::summary::{self, TrustSummary};
 
 /// Findings listed.
@@ -26,6 +27,9 @@ pub fn render_markdown(analysis: &Analysis) -> String {
     }
     if let (Some(requests), Some(slowest)) = (summary::requests(analysis), summary::slowest_request(analysis)) {
         let _ = writeln!(out, "**Requests:** {}; slowest: {}\n", markdown(&requests), markdown(&slowest));
+    }
+    if let Some(resident) = resident::line(analysis) {
+        let _ = writeln!(out, "**Resident memory:** {}\n", markdown_rich(&resident));
     }
     push_findings(&mut out, analysis);
     push_causes(&mut out, "Ruled out", &summary::ruled_out(analysis).collect::<Vec<_>>());

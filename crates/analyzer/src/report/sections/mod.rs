@@ -9,6 +9,7 @@ mod flame_graphs;
 mod gc;
 mod ledger;
 mod requests;
+mod resident;
 mod runtimes;
 mod shared;
 mod timeline;
@@ -29,6 +30,7 @@ pub(super) const SECTIONS: &[Section] = &[
     timeline::SECTION,
     findings::SECTION,
     flame_graphs::SECTION,
+    resident::SECTION,
     address_space::SECTION,
     gc::SECTION,
     runtimes::SECTION,
