@@ -9,6 +9,7 @@
 //!
 //! What is absent writes no row; a limit of "max" is a row without a value.
 
+mod budget;
 mod cgroup;
 mod mappings;
 mod parse;
@@ -21,6 +22,8 @@ use mtrace_formats::tables::{Sample, SampleSource, SmapsMoment, SmapsRow};
 use procfs_core::FromRead as _;
 use procfs_core::process::Stat;
 
+pub use budget::SamplerCost;
+use budget::{Budget, RARE_INTERVAL_NS, RARE_SHARE};
 pub use cgroup::CgroupPaths;
 pub(crate) use cgroup::below;
 pub(crate) use parse::{Mount, mountinfo, parse_kb_lines};
@@ -55,51 +58,13 @@ const MEMINFO: &[&str] = &[
     "AnonHugePages",
 ];
 
-/// How much of the time the rare readings may take together: one part in this many.
-const RARE_SHARE: i64 = 100;
 /// Processes sampled in a tick. Of more, each has its turn: a whole host must not cost more than its targets are worth.
 const MAX_PER_TICK: usize = 200;
-/// At most this often even where they are cheap: nothing that matters changes faster than `statm` shows it.
-const RARE_INTERVAL_NS: i64 = 1_000_000_000;
-
 /// Reads /proc/PID/stat with procfs-core; `None` if the process is gone.
 pub(crate) fn read_stat(pid: u32) -> Option<Stat> {
     let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
     // comm may hold any bytes; the parser wants UTF-8.
     Stat::from_read(String::from_utf8_lossy(&bytes).as_bytes()).ok()
-}
-
-/// What sampling itself cost, for the manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SamplerCost {
-    /// Ticks.
-    pub ticks: u64,
-    /// Time in all ticks, ns.
-    pub total_ns: u64,
-    /// Readings of smaps_rollup (mmap_lock of the target is held meanwhile).
-    pub rollups: u64,
-    /// Time in them, ns.
-    pub rollup_ns: u64,
-    /// The longest of them, ns.
-    pub rollup_max_ns: u64,
-}
-
-/// Limits what expensive readings take.
-#[derive(Debug, Clone, Copy)]
-struct Budget {
-    /// Not before, CLOCK_MONOTONIC ns.
-    next: i64,
-}
-
-impl Budget {
-    fn allows(self, now: i64) -> bool {
-        now >= self.next
-    }
-
-    /// `took` ns were spent until `now`: wait so long that they are one part in [`RARE_SHARE`].
-    fn spend(&mut self, now: i64, took: i64) {
-        self.next = now.saturating_add(took.saturating_mul(RARE_SHARE - 1).max(RARE_INTERVAL_NS));
-    }
 }
 
 /// Something that is read rarely.

@@ -3,7 +3,7 @@
 //! For Go, a heap that grows reserves first (mmap PROT_NONE) and makes a part usable later (mmap MAP_FIXED
 //! read-write): only bytes that become usable count, so that nothing counts twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mtrace_formats::tables::{GcEvent, GcEventKind, MemoryCall, MemoryCallKind};
 
@@ -30,6 +30,18 @@ pub(crate) struct Stop {
 pub(crate) struct Timing {
     pub(crate) cycles: Vec<GcCycle>,
     pub(crate) stops: Vec<Stop>,
+    /// A JVM stops the world for much else: only what belongs to a collection is the collector's.
+    pub(crate) stops_for_more: bool,
+}
+
+impl Timing {
+    /// The collector's stops as intervals, sorted and without overlaps.
+    pub(crate) fn of_collector(&self) -> Vec<Interval> {
+        let of_cycles: BTreeSet<i64> = self.cycles.iter().flat_map(|c| c.stw.iter().map(|s| s.0)).collect();
+        let mut out = intervals(&self.stops);
+        out.retain(|i| !self.stops_for_more || of_cycles.contains(&self.stops[i.row as usize].start));
+        out
+    }
 }
 
 /// Pairs the events of one process; `end` is where the capture ends.
@@ -50,7 +62,7 @@ pub(crate) fn timing(pid: u32, events: &[&GcEvent], end: i64) -> Timing {
         }
     }
     give_stops(&mut cycles, &stops, end);
-    Timing { cycles, stops }
+    Timing { cycles, stops, stops_for_more: false }
 }
 
 /// Notes with each cycle the stops that touch it.

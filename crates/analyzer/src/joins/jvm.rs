@@ -76,7 +76,7 @@ pub(crate) fn timing(pid: u32, events: &[&JvmEvent]) -> Timing {
     let stops: Vec<Stop> =
         safepoints.filter_map(|e| Some(Stop { start: e.ts, end: e.ts.saturating_add(e.dur?), reason: None })).collect();
     give_stops(&mut cycles, &stops, i64::MAX);
-    Timing { cycles, stops }
+    Timing { cycles, stops, stops_for_more: true }
 }
 
 #[cfg(test)]

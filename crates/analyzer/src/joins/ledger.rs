@@ -80,9 +80,12 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
     let mut rest = Vec::new();
     let mut overlays: ByOverlay<BTreeMap<u32, i64>> = ByOverlay::new();
     for s in stretches.iter().filter(|s| s.start < s.end) {
-        rest.clear();
-        carve(&[(s.start, s.end)], sources.stw, &mut rest, |row, ns| sums.add(LedgerCategory::GcStw, row, ns));
         let thread = threads.get(&s.tid).unwrap_or(&nothing);
+        // First: a collector that has no CPU stops the world for longer, and it is the CPU that is missing.
+        let could_run = sums.waits_for_cpu(&[(s.start, s.end)], thread);
+        rest.clear();
+        let stops = stops_that_delay(sources, s);
+        carve(&could_run, stops, &mut rest, |row, ns| sums.add(LedgerCategory::GcStw, row, ns));
         if !s.waiting {
             for (overlay, list) in &thread.overlays {
                 let rows = overlays.entry(overlay).or_default();
@@ -91,7 +94,6 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
         }
         if s.waiting {
             let (category, ended_by) = sources.waits.reason(s);
-            let rest = sums.waits_for_cpu(&rest, thread);
             let ns = rest.iter().map(|(a, b)| b - a).sum();
             let row = match category {
                 LedgerCategory::Unexplained => sums.asleep(s.waker, ns),
@@ -118,6 +120,19 @@ pub(crate) fn split(placed: &Placed, threads: &Threads, sources: &Sources<'_>) -
             critical_threads,
         },
     }
+}
+
+/// The stops that a stretch was longer for. A wait for a socket, a timer or another process goes on while the world is
+/// stopped, and is none of its making unless it began within the stop.
+fn stops_that_delay<'a>(sources: &Sources<'a>, s: &Stretch) -> &'a [Interval] {
+    let of_its_own = s.waiting
+        && (sources.waits.reason(s).0 != LedgerCategory::Unexplained
+            || matches!(s.waker, Waker::Interrupt | Waker::Process(_)));
+    if !of_its_own {
+        return sources.stw;
+    }
+    let begun = sources.stw.partition_point(|stop| stop.start <= s.start);
+    &sources.stw[begun.saturating_sub(1)..begun]
 }
 
 /// What a ledger says of time in which no thread was active and no call on a socket tells why.

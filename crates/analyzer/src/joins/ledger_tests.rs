@@ -124,9 +124,10 @@ fn a_fault_on_disk_is_a_fault_and_stop_the_world_comes_first() {
         ..World::default()
     };
     let l = w.ledger(&window(0, 100, 1), true);
-    assert_eq!(l.wall_ns(LedgerCategory::GcStw), 25);
+    // But for a thread that has no CPU, which the collector has no part in.
+    assert_eq!(l.wall_ns(LedgerCategory::GcStw), 20);
     assert_eq!(l.wall_ns(LedgerCategory::Faults), 30 + 10);
-    assert_eq!(l.wall_ns(LedgerCategory::WaitingForCpu), 0);
+    assert_eq!(l.wall_ns(LedgerCategory::WaitingForCpu), 5);
     // The thread is known from its first event to its last: before and after, nobody is.
     assert_eq!(l.wall_ns(LedgerCategory::OnCpu), 20);
     assert_eq!(l.wall_ns(LedgerCategory::Unexplained), 15);
@@ -232,6 +233,21 @@ fn a_thread_that_a_timer_woke_waited_for_nobody_in_the_process() {
     let slept = l.rows.iter().find(|r| r.category == LedgerCategory::Unexplained).unwrap();
     assert_eq!(slept.wall_ns, 6000);
     assert!(slept.top.as_deref().is_some_and(is_asleep), "{slept:?}");
+}
+
+#[test]
+fn a_wait_that_goes_on_while_the_world_is_stopped_is_not_the_collectors() {
+    // 1 works, sleeps for a timer from 1000 to 6000, and works; the second stop lies in the sleep, the third begins there.
+    let mut w = World {
+        off_cpu: vec![woken(0, 0, off(1, 1000, 5000, OffCpuState::Sleeping))],
+        stw: [(200, 500), (2000, 4000), (5000, 6500)].map(|(start, end)| Interval { start, end, row: 0 }).to_vec(),
+        io: vec![io(1, 0, 10, IoCallKind::Read, 7, Some(90)), io(1, 9000, 100, IoCallKind::Write, 7, Some(9))],
+        ..World::default()
+    };
+    let l = w.ledger(&Placed { start_tid: Some(1), ..window(10, 9100, 1) }, true);
+    assert_eq!(l.wall_ns(LedgerCategory::GcStw), 300 + 500);
+    assert_eq!(l.wall_ns(LedgerCategory::Unexplained), 5000);
+    assert_eq!(sums(&l), 9090);
 }
 
 #[test]

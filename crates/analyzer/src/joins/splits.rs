@@ -182,7 +182,7 @@ impl Sources<'_> {
         let io = p.io.iter().copied().zip(p.io_rows.iter().copied());
         let network: Vec<(u32, &IoCall)> = io.filter(|(_, c)| activity::is_network(c)).collect();
         let waits = Waits::new(&network, &p.sockets);
-        let stw = self.gc.get(&pid).map(|t| gc::intervals(&t.stops)).unwrap_or_default();
+        let stw = self.gc.get(&pid).map(gc::Timing::of_collector).unwrap_or_default();
         let sources = ledger::Sources {
             faults: &self.tables.faults,
             calls: &self.tables.calls,

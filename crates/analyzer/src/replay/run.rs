@@ -1,13 +1,14 @@
 //! The replay's loop: all events of all processes in order of time.
 
 mod faults;
+mod snapshots;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mtrace_formats::tables::{MapRow, MemoryCall, MemoryCallKind, ProcessEventKind, SmapsRow};
 
 use super::base::{self, SnapshotRef};
-use super::certificate::{self, Snapshot};
+use super::certificate;
 use super::files::FileTable;
 use super::gaps::Space;
 use super::mm::Mm;
@@ -314,59 +315,6 @@ impl<'a> Driver<'a> {
         }
         self.out.effects[i as usize] = effect;
         self.observe(c.pid, ts);
-    }
-
-    fn check(&mut self, i: usize) {
-        let s = self.checks[i].clone();
-        if self.bases.contains(&(s.pid, s.ts)) || !self.processes.contains_key(&s.pid) {
-            return;
-        }
-        let p = &self.processes[&s.pid];
-        if !p.replay.has_base {
-            return;
-        }
-        let mm = p.mm;
-        let in_flight = self.in_flight(&s);
-        let Some(mm) = self.mms.get(mm).and_then(Option::as_ref) else { return };
-        let snapshot = Snapshot { rows: &self.maps[s.rows.clone()], in_flight };
-        self.out.certificates.extend(certificate::compare(&mm.map, &snapshot, &mut self.files));
-    }
-
-    /// Who mapped what is in the reading of smaps that begins with this row.
-    fn resident(&mut self, first: usize) {
-        let Some(p) = self.processes.get(&self.smaps[first].pid) else { return };
-        let Some(mm) = self.mms.get(p.mm).and_then(Option::as_ref) else { return };
-        let owners = resident::owners(&mm.map, self.smaps, first, MAX_WORK.saturating_sub(self.work));
-        self.work += owners.work;
-        for (i, owner) in (first..).zip(owners.stacks) {
-            self.out.smaps_owners[i] = owner;
-        }
-    }
-
-    /// Ranges of the calls that overlap a snapshot in time.
-    fn in_flight(&self, s: &SnapshotRef) -> Vec<(u64, u64)> {
-        let mm = Mm::new(self.space);
-        let calls = self.calls_by_pid.get(&s.pid).map_or(&[][..], Vec::as_slice);
-        let overlapping =
-            calls.iter().map(|i| &self.calls[*i as usize]).filter(|c| c.ts <= s.ts_end && c.ts + c.dur >= s.ts);
-        let mut ranges = Vec::new();
-        for c in overlapping.filter(|c| c.errno.is_none()) {
-            let result = c.result.unwrap_or(0);
-            let touched = match c.call {
-                MemoryCallKind::Mmap => [mm.range(result, c.len_bytes), None],
-                MemoryCallKind::Mremap => {
-                    [mm.range(c.addr, c.len_bytes), mm.range(result, c.new_len_bytes.unwrap_or(0))]
-                }
-                MemoryCallKind::Brk => {
-                    let (low, high) = (result.min(c.addr), result.max(c.addr));
-                    [mm.range(low, high - low), None]
-                }
-                MemoryCallKind::Madvise | MemoryCallKind::Fork => [None, None],
-                MemoryCallKind::Munmap | MemoryCallKind::Mprotect => [mm.range(c.addr, c.len_bytes), None],
-            };
-            ranges.extend(touched.into_iter().flatten());
-        }
-        ranges
     }
 
     /// Notes the state of a process after a change.

@@ -275,8 +275,8 @@ pub struct Account {
     /// Events written with a part missing, by reason.
     pub incomplete: BTreeMap<String, u64>,
     /// The probe's own counts, by name: events that by design write no row ("start_without_end", "below_minimum", …),
-    /// and of faults "stacks_doubtful": how many took over the stack of the fault before, as up to 15 in a row may in a
-    /// loop that goes on, and had it refuted by the next walk: some of these have another caller.
+    /// and of faults "stacks_doubtful": how many took over the stack of the fault before, in a loop that went on, and had
+    /// it refuted by the next walk. About as many have a caller that is not theirs.
     pub ignored: BTreeMap<String, u64>,
 }
 

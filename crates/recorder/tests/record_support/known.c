@@ -4,7 +4,7 @@
  *     known fork N             forks N children; each executes `known faults 100` and is waited for
  *     known callers PAGES      touches PAGES pages through the same three frames, the first one for one caller and the
  *                              rest for another
- *     known twins PAGES        touches PAGES pages, 50 at a time, for two callers whose code and registers are alike
+ *     known twins PAGES A B    touches PAGES pages, A of them for one caller and B for another in turn, with the same registers
  *     known touch PAGES        touches PAGES pages and says nothing
  *     known loop               touches pages until it is killed
  *     known wait               waits for a byte on its standard input, then touches 100 pages
@@ -129,13 +129,13 @@ NOINLINE void touch_next(void)
 NOINLINE void first_twin(void) { touch_next(); KEEP(); }
 NOINLINE void second_twin(void) { touch_next(); KEEP(); }
 
-NOINLINE static int twins(long pages)
+NOINLINE static int twins(long pages, long first, long second)
 {
 	char *p = map(pages);
 	void (**caller)(void) = malloc(pages * sizeof(*caller));
 
 	for (long i = 0; i < pages; i++)
-		caller[i] = i / 50 % 2 ? second_twin : first_twin;
+		caller[i] = i % (first + second) < first ? first_twin : second_twin;
 	next_page = p;
 	for (long i = 0; i < pages; i++)
 		caller[i]();
@@ -168,7 +168,7 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "callers"))
 		return callers(n);
 	if (argc > 1 && !strcmp(argv[1], "twins"))
-		return twins(n);
+		return argc > 4 ? twins(n, atol(argv[3]), atol(argv[4])) : 8;
 	if (argc > 1 && !strcmp(argv[1], "touch")) {
 		a_outer(map(n), n);
 		return 0;

@@ -12,7 +12,7 @@
 //! Own counters: 0 `start_without_end`: the fault ended in a signal, in the kernel's fixup, or was not accounted.
 //! 1 `left_out_elsewhere`: not chosen, and its thread left its CPU within it; those that stay on theirs are not counted
 //! here but by the kernel (`fault_counts`). 2 `stacks_doubtful`: took over the stack of
-//! the fault before, as up to 15 in a row may (see may_reuse_stack), and it was another one when it was walked again.
+//! the fault before (see may_reuse_stack) between two walks that found different ones.
 
 mod records;
 

@@ -21,10 +21,11 @@ static __always_inline u64 stack_of(struct context *c, u64 who)
 }
 
 /* Whether a fault in the context of the last one has its stack, too. Instruction, stack pointer and frame pointer do not
- * tell: the same function, called at the same depth, may have been called by somebody else further out. A loop that goes
- * on changes each of its registers by what it changed it by before, or not at all; one that has returned and is called
- * again begins anew. As this proves nothing, at most MAX_REUSED faults in a row are taken for such: then the stack is
- * walked again, and those of which it is in doubt then are counted. */
+ * tell: the same function, called at the same depth, may have been called by somebody else further out. Nor do all
+ * registers, though a loop that goes on changes each of them by what it changed it by before, and one that is called
+ * again mostly begins anew: two callers may take turns in one loop. So a stack is taken over only after it has been
+ * walked many times without another one between, seldom at first, and walked again after a random number of faults:
+ * turns of a fixed length would else hide behind a fixed one. */
 static __always_inline u64 may_reuse_stack(struct run *r, struct pt_regs *regs)
 {
 	u64 sum = sum_of_registers(regs), step = sum - r->steps.sum;
@@ -34,7 +35,17 @@ static __always_inline u64 may_reuse_stack(struct run *r, struct pt_regs *regs)
 	r->steps.step = step;
 	if (!goes_on)
 		return WALKED;
-	return r->steps.reused < MAX_REUSED ? REUSED : CHECKED;
+	return r->steps.left ? REUSED : CHECKED;
+}
+
+/* How many faults may take over the stack from here on. */
+static __always_inline u64 draw(u64 agreed)
+{
+	u64 mean = agreed / CONFIRMED;
+
+	if (mean > MAX_REUSED)
+		mean = MAX_REUSED;
+	return mean ? bpf_get_prandom_u32() % (2 * mean + 1) : 0;
 }
 
 /* The second fault of a run decides how far its pages are apart. */
@@ -60,6 +71,8 @@ static __always_inline void change_context(struct run *r, u64 who, u32 image, st
 	r->context.error_code = error_code;
 	r->context.image = image;
 	r->context.stack = MT_NO_STACK_UNREADABLE;
+	r->steps.reused = 0;
+	r->steps.left = 0;
 }
 
 static __noinline int begin_fault(struct slot *s, u64 addr, struct pt_regs *regs, u64 error_code, enum mode mode)
@@ -231,19 +244,27 @@ static __noinline int end_fault(struct slot *s, struct run *r, u64 now, bool maj
 	return 0;
 }
 
-/* Where the stack is refuted, some of the faults that took it over, the last ones, had another. */
+/* Where the walk finds another stack, those that took it over since the last walk are in doubt. As it may come at any of
+ * them, their number is also what to expect of those that it does not come at. */
 static __always_inline u64 stack_at_end(struct slot *s, struct run *r)
 {
+	struct steps *t = &r->steps;
 	u64 stack;
 
-	if (s->stack_is == REUSED) {
-		r->steps.reused++;
+	if (s->stack_is == REUSED && t->left) {
+		t->left--;
+		t->reused++;
 		return r->context.stack;
 	}
 	stack = stack_of(&r->context, r->owner);
-	if (s->stack_is == CHECKED && stack != r->context.stack)
-		count_by(MT_OWN_2, r->steps.reused);
-	r->steps.reused = 0;
+	if (stack != r->context.stack)
+		count_by(MT_OWN_2, t->reused);
+	if (s->stack_is == CHECKED && stack == r->context.stack)
+		t->agreed += t->reused + 1;
+	else
+		t->agreed = 0;
+	t->reused = 0;
+	t->left = draw(t->agreed);
 	return stack;
 }
 

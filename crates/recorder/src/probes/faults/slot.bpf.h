@@ -25,8 +25,10 @@ enum mode { RUNS, EVERY };
 /* The stack of the fault that is being served: to be walked, that of the one before, or the latter to be confirmed. */
 enum { WALKED, REUSED, CHECKED };
 
-/* Faults in a row that may take over the stack of the one before. */
-#define MAX_REUSED 15
+/* Faults between two walks that may take over a stack: on average a CONFIRMED-th of those that have been confirmed to
+ * have it, and MAX_REUSED at most. */
+#define CONFIRMED 8
+#define MAX_REUSED 8
 
 /* A step that no registers take. */
 #define NO_STEP 0x5555555555555555ULL
@@ -50,7 +52,9 @@ struct context {
 struct steps {
 	u64 sum;  /* of the last fault's registers, weighted */
 	u64 step; /* from the sum before */
+	u64 agreed; /* faults that are confirmed to have the stack */
 	u64 reused; /* faults since the last walk */
+	u64 left;   /* that may take it over before the next walk */
 };
 
 /* A start whose thread has left the CPU. */
