@@ -117,11 +117,13 @@ fn callers_that_no_register_tells_apart_are_told_apart_and_where_not_it_is_count
             let (_, wrong, _) = twins(&known, mode, turns);
             assert_eq!(wrong, 0, "{mode:?}, in turns of {turns:?}");
         }
-        let (all, wrong, doubtful) = twins(&known, mode, (50, 50));
-        assert!(wrong <= doubtful && wrong < all / 10, "{mode:?}: {wrong} have the other's stack, {doubtful} in doubt");
-        // Whether a lone one is walked is chance; what is counted is as many as to be expected.
-        let (all, wrong, doubtful) = twins(&known, mode, (15, 1));
-        assert!(wrong <= all / 16 && wrong.abs_diff(doubtful) < all / 40, "{mode:?}: {wrong}, {doubtful} in doubt");
+        for turns in [(50, 50), (15, 1), (99, 1)] {
+            // It is learnt by mistakes, each of which makes the next one rarer. Whether a lone one is walked is chance.
+            let (all, wrong, doubtful) = twins(&known, mode, turns);
+            assert!(wrong < all / 50, "{mode:?}, in turns of {turns:?}: {wrong} wrong, {doubtful} in doubt");
+            assert!(turns.1 == 1 || wrong <= doubtful, "{mode:?}: {wrong} wrong, {doubtful} in doubt");
+            eprintln!("{mode:?}, in turns of {turns:?}: {wrong} wrong, {doubtful} in doubt, of {all}");
+        }
     }
 }
 

@@ -39,9 +39,9 @@ static __always_inline u64 may_reuse_stack(struct run *r, struct pt_regs *regs)
 }
 
 /* How many faults may take over the stack from here on. */
-static __always_inline u64 draw(u64 agreed)
+static __always_inline u64 draw(struct steps *t)
 {
-	u64 mean = agreed / CONFIRMED;
+	u64 mean = t->agreed / CONFIRMED >> 2 * t->refuted;
 
 	if (mean > MAX_REUSED)
 		mean = MAX_REUSED;
@@ -73,6 +73,7 @@ static __always_inline void change_context(struct run *r, u64 who, u32 image, st
 	r->context.stack = MT_NO_STACK_UNREADABLE;
 	r->steps.reused = 0;
 	r->steps.left = 0;
+	r->steps.refuted = 0;
 }
 
 static __noinline int begin_fault(struct slot *s, u64 addr, struct pt_regs *regs, u64 error_code, enum mode mode)
@@ -257,14 +258,17 @@ static __always_inline u64 stack_at_end(struct slot *s, struct run *r)
 		return r->context.stack;
 	}
 	stack = stack_of(&r->context, r->owner);
-	if (stack != r->context.stack)
+	if (stack != r->context.stack && t->reused) {
 		count_by(MT_OWN_2, t->reused);
+		if (t->refuted < MAX_REFUTED)
+			t->refuted++;
+	}
 	if (s->stack_is == CHECKED && stack == r->context.stack)
 		t->agreed += t->reused + 1;
 	else
 		t->agreed = 0;
 	t->reused = 0;
-	t->left = draw(t->agreed);
+	t->left = draw(t);
 	return stack;
 }
 

@@ -26,9 +26,11 @@ enum mode { RUNS, EVERY };
 enum { WALKED, REUSED, CHECKED };
 
 /* Faults between two walks that may take over a stack: on average a CONFIRMED-th of those that have been confirmed to
- * have it, and MAX_REUSED at most. */
+ * have it, and MAX_REUSED at most. Each time that one is refuted it takes four times as many, so that where callers do
+ * take turns every stack is walked before long. */
 #define CONFIRMED 8
 #define MAX_REUSED 8
+#define MAX_REFUTED 20
 
 /* A step that no registers take. */
 #define NO_STEP 0x5555555555555555ULL
@@ -55,6 +57,7 @@ struct steps {
 	u64 agreed; /* faults that are confirmed to have the stack */
 	u64 reused; /* faults since the last walk */
 	u64 left;   /* that may take it over before the next walk */
+	u64 refuted; /* walks that found another stack than was taken over */
 };
 
 /* A start whose thread has left the CPU. */
