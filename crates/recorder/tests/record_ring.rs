@@ -224,6 +224,12 @@ fn a_target_that_fails_is_dumped_with_its_end() {
         // Later bases say again who is there.
         assert!(a.before_window == 0 || a.probe == "process_events", "{a:?}");
     }
+    // However soon after another dump: there is no other chance.
+    let mut both = options(dir.path(), sh(&script), Duration::from_secs(20), &["slow-call>1us", "exit!=0"]);
+    both.flight.as_mut().unwrap().post = Duration::ZERO;
+    let summary = fly(&both, |_| false);
+    let ends: Vec<_> = summary.dumps.iter().map(|d| d.path.to_string_lossy().ends_with("-exit.mtrace")).collect();
+    assert_eq!(ends, [false, true], "{:?}", summary.dumps);
     // No trigger, no dump, and nothing else left.
     let (summary, dir) = run("slow-call>1h");
     assert!(summary.is_flight && summary.dumps.is_empty(), "{:?}", summary.dumps);

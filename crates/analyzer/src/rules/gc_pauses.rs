@@ -24,11 +24,12 @@ rule! {
     /// something else is wrong (a stop that waits for a thread that cannot be preempted or has no CPU).
     ///
     /// *Found when* the world was stopped for at least 10 % of the window, and at least half of that belongs to
-    /// collections. It names the collector with most of that time, what the heap held before and after, and the
+    /// collections. A stop counts where somebody wanted to go on: not what it overlaps of a wait for a socket, a timer or
+    /// another process, and not what the collector itself waited for a CPU. It names the collector with most of that time, what the heap held before and after, and the
     /// program's allocation between collections. Which code allocates is not in a capture: an allocation profile is.
     ///
-    /// *Looks like*: stops for another reason (class redefinition, deoptimisation, a heap dump: these are safepoints
-    /// without a collection), a collector that is slow because its memory was swapped out or reclaimed (then the
+    /// *Looks like*: stops for another reason (class redefinition, deoptimisation, a thread dump: these are safepoints
+    /// without a collection), a collector that has no CPU (a quota, neighbours: then waiting for a CPU is large), a collector that is slow because its memory was swapped out or reclaimed (then the
     /// reclaim rules find stalls), a program that is slow because it works for the collector (mark assist: not a stop).
     ///
     /// *What to do*: where little is free after a collection, raise the heap's limit or keep less; else allocate less, or

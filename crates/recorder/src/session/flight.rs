@@ -107,9 +107,10 @@ impl Flight {
         }
     }
 
-    /// Takes a trigger: it begins a dump, or is counted.
-    fn fired(&mut self, fired: TriggerFired, count: u64, now: i64, options: &FlightOptions) {
-        let too_soon = self.last.is_some_and(|last| now - last < nanoseconds(options.min_interval));
+    /// Takes a trigger: it begins a dump, or is counted. What comes only once, or because somebody wants it, is never too
+    /// soon.
+    fn fired(&mut self, fired: TriggerFired, count: u64, now: i64, options: &FlightOptions, only_once: bool) {
+        let too_soon = !only_once && self.last.is_some_and(|last| now - last < nanoseconds(options.min_interval));
         if let Some(pending) = &mut self.pending {
             pending.also.add(&fired, count);
         } else if too_soon || self.started >= options.max_dumps {
@@ -178,16 +179,17 @@ impl Session<'_> {
         let (Some(flight), Some(options)) = (&mut self.flight, &self.options.flight) else { return };
         let processes = &self.processes;
         for fired in flight.watches.poll(now, &|| processes.alive(), last) {
-            flight.fired(fired, 1, now, options);
+            let end_of_all = fired.trigger.starts_with("exit") && processes.alive().is_empty();
+            flight.fired(fired, 1, now, options, end_of_all);
         }
         let (slow, mut more) =
             self.sink.borrow_mut().slow.as_mut().map(super::slow::SlowWatch::take).unwrap_or_default();
         for fired in slow {
-            flight.fired(fired, 1 + std::mem::take(&mut more), now, options);
+            flight.fired(fired, 1 + std::mem::take(&mut more), now, options, false);
         }
         if options.ask.swap(false, Ordering::Relaxed) {
             let what = "the recorder was asked to".to_owned();
-            flight.fired(TriggerFired { trigger: "signal".to_owned(), ts: now, what }, 1, now, options);
+            flight.fired(TriggerFired { trigger: "signal".to_owned(), ts: now, what }, 1, now, options, true);
         }
     }
 
