@@ -185,8 +185,7 @@ pub(crate) struct RecordArgs {
     /// File and network calls written per process; the rest is counted [default: 200000; without a limit with --ring]
     #[arg(long, value_name = "N")]
     pub(crate) io_calls: Option<u64>,
-    /// Switch a probe off (repeatable): memory_calls, refusals, faults, fault_counts, reclaims, gc_events, io_calls, off_cpu, process_events
-    #[arg(long, value_name = "PROBE")]
+    #[arg(long, value_name = "PROBE", help = format!("Switch a probe off (repeatable): {}", mtrace_recorder::probe_names()))]
     pub(crate) without: Vec<String>,
     /// Leave a launched command running when the recording ends first
     #[arg(long)]

@@ -60,6 +60,7 @@ const MEMINFO: &[&str] = &[
 
 /// Processes sampled in a tick. Of more, each has its turn: a whole host must not cost more than its targets are worth.
 const MAX_PER_TICK: usize = 200;
+
 /// Reads /proc/PID/stat with procfs-core; `None` if the process is gone.
 pub(crate) fn read_stat(pid: u32) -> Option<Stat> {
     let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;

@@ -138,13 +138,8 @@ fn group(name: &str, g: Group, has_begin: bool, symbols: &SymbolTable) -> Reside
         mappings: if g.mappings[1] > 0 { g.mappings[1] } else { g.mappings[0] },
         begin: has_begin.then_some(begin),
         end,
-        growth_bytes: has_begin.then(|| difference(end.rss_bytes, begin.rss_bytes)),
+        growth_bytes: has_begin.then(|| end.growth_since(&begin)),
     }
-}
-
-/// `a` less `b`, which may be anything in a hostile capture.
-fn difference(a: u64, b: u64) -> i64 {
-    i64::try_from(i128::from(a) - i128::from(b)).unwrap_or(if a > b { i64::MAX } else { i64::MIN })
 }
 
 fn add(sums: &mut ResidentSums, row: &SmapsRow) {

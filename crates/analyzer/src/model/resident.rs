@@ -13,6 +13,14 @@ pub struct ResidentSums {
     pub swap_bytes: Option<u64>,
 }
 
+impl ResidentSums {
+    /// Growth of what is resident since an earlier reading; a hostile capture may hold any numbers.
+    pub fn growth_since(&self, before: &Self) -> i64 {
+        let grown = i128::from(self.rss_bytes) - i128::from(before.rss_bytes);
+        i64::try_from(grown).unwrap_or(if grown > 0 { i64::MAX } else { i64::MIN })
+    }
+}
+
 /// What belongs together: the mappings of one file or name, or those without a name that one function mapped.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ResidentGroup {

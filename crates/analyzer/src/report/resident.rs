@@ -42,8 +42,7 @@ pub(super) fn totals(m: &ResidentMemory, zero: i64) -> String {
     let end = at(m.end.rss_bytes, m.end_ns);
     match (m.begin, m.begin_ns) {
         (Some(begin), Some(time)) => {
-            let grown = i64::try_from(i128::from(m.end.rss_bytes) - i128::from(begin.rss_bytes)).ok();
-            format!("{}, {end} ({})", at(begin.rss_bytes, time), growth(grown))
+            format!("{}, {end} ({})", at(begin.rss_bytes, time), growth(Some(m.end.growth_since(&begin))))
         }
         _ => format!("{end}; read once, so that growth is not known"),
     }

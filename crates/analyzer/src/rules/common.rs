@@ -248,6 +248,16 @@ pub(super) fn not_checked(code: &str, cause: &str, why: impl Into<String>) -> Ru
     RuledOut { code: code.to_owned(), cause: cause.to_owned(), why: why.into(), checked: false }
 }
 
+/// No collector was seen by these probes: nothing to check where no target has one, "could not be checked" elsewhere.
+pub(super) fn no_collector(joined: &Joined, code: &str, cause: &str, probes: &[&str]) -> RuledOut {
+    let has_none =
+        |name: &&str| joined.facts.trust.probes.iter().any(|p| p.name == *name && p.status == "not applicable");
+    if probes.iter().all(has_none) {
+        return ruled_out(joined, code, cause, "no target has such a garbage collector", &[]);
+    }
+    not_checked(code, cause, "no garbage collector was observed")
+}
+
 /// Reclaim as a look-alike of anything that makes faults slow.
 pub(super) fn reclaim_look_alike(joined: &Joined) -> LookAlike {
     let cause = "direct reclaim or memory pressure made the faults slow".to_owned();

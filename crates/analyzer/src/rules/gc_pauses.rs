@@ -52,7 +52,7 @@ fn check(joined: &Joined) -> Outcome {
         return Outcome::RuledOut(not_checked(CODE, CAUSE, "the capture holds no window to look at"));
     };
     if !joined.facts.gc.measured {
-        return Outcome::RuledOut(not_checked(CODE, CAUSE, "no garbage collector was observed"));
+        return Outcome::RuledOut(common::no_collector(joined, CODE, CAUSE, &["gc_events", "jvm_events"]));
     }
     let cycles: Vec<&GcCycle> = joined.facts.gc.cycles.iter().filter(|c| c.pid == ledger.pid).collect();
     let probe = probe_of(&cycles);
@@ -169,7 +169,7 @@ fn finding(
         location: None,
         evidence: evidence(cycles, collectors, ledger),
         against: Vec::new(),
-        look_alikes: look_alikes(joined, ledger, stopped, collectors),
+        look_alikes: look_alikes(joined, ledger, cycles, stopped),
         stacks: Vec::new(),
         fix: fix(cycles, main, stopped),
         cost: Some(cost),
@@ -208,27 +208,27 @@ fn evidence(cycles: &[&GcCycle], collectors: &BTreeMap<&str, OfCollector<'_>>, l
     out
 }
 
-fn look_alikes(
-    joined: &Joined,
-    ledger: &Ledger,
-    stopped: i64,
-    collectors: &BTreeMap<&str, OfCollector<'_>>,
-) -> Vec<LookAlike> {
-    let of_collections: i64 = collectors.values().map(|c| c.ns).sum();
-    let other = stopped.saturating_sub(of_collections).max(0);
-    vec![
-        LookAlike {
-            cause: "stops for another reason than a collection".to_owned(),
-            observation: format!(
-                "{} of the {} stopped in the {} belong to no collection",
-                units::duration(other),
-                units::duration(stopped),
-                ledger.window.name
-            ),
-            excluded: other.saturating_mul(10) < stopped,
-        },
-        common::reclaim_look_alike(joined),
-    ]
+/// Both are left out of the stops already: what is told is how much there was of them.
+fn look_alikes(joined: &Joined, ledger: &Ledger, cycles: &[&GcCycle], stopped: i64) -> Vec<LookAlike> {
+    let waiting = ledger.wall_ns(LedgerCategory::WaitingForCpu);
+    let no_cpu = LookAlike {
+        cause: "a collector, or the program, that has no CPU (a quota, neighbours)".to_owned(),
+        observation: format!(
+            "waiting for a CPU took {} of the {}, and is not counted as a stop",
+            units::duration(waiting),
+            ledger.window.name
+        ),
+        excluded: waiting.saturating_mul(2) < stopped,
+    };
+    let mut out = vec![no_cpu, common::reclaim_look_alike(joined)];
+    if probe_of(cycles) == "jvm_events" {
+        out.push(LookAlike {
+            cause: "safepoints for another reason than a collection".to_owned(),
+            observation: "they are not counted".to_owned(),
+            excluded: true,
+        });
+    }
+    out
 }
 
 fn fix(cycles: &[&GcCycle], main: &OfCollector<'_>, stopped: i64) -> Fix {
@@ -259,6 +259,7 @@ fn fix(cycles: &[&GcCycle], main: &OfCollector<'_>, stopped: i64) -> Fix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     fn cycle(start: i64, stop: (i64, i64), collector: &str, heap: (u64, u64)) -> GcCycle {
         GcCycle {
             start_ns: start,

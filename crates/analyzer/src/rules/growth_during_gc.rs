@@ -1,4 +1,4 @@
-use super::common::{Doubt, main_ledger, not_checked, percent, place, ruled_out};
+use super::common::{Doubt, main_ledger, percent, place, ruled_out};
 use super::{Outcome, common, rule};
 use crate::context::Joined;
 use crate::model::{
@@ -37,7 +37,7 @@ rule! {
 
 fn check(joined: &Joined) -> Outcome {
     if !joined.facts.gc.measured {
-        return Outcome::RuledOut(not_checked(CODE, CAUSE, "no Go garbage collector was observed"));
+        return Outcome::RuledOut(common::no_collector(joined, CODE, CAUSE, &["gc_events"]));
     }
     let cycles = &joined.facts.gc.cycles;
     if !cycles.is_empty() && cycles.iter().all(|c| c.collector.is_some()) {

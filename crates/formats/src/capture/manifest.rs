@@ -276,7 +276,8 @@ pub struct Account {
     pub incomplete: BTreeMap<String, u64>,
     /// The probe's own counts, by name: events that by design write no row ("start_without_end", "below_minimum", …),
     /// and of faults "stacks_doubtful": how many took over the stack of the fault before, in a loop that went on, and had
-    /// it refuted by the next walk. About as many have a caller that is not theirs.
+    /// it refuted by the next walk. An estimate of how many have a caller that is not theirs, and no bound: where one of
+    /// two callers comes rarely it may be too low.
     pub ignored: BTreeMap<String, u64>,
 }
 

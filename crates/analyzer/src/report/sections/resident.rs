@@ -79,12 +79,11 @@ fn row(g: &ResidentGroup) -> (Html, Html, Numbers) {
 
 fn numbers(mappings: Option<u64>, begin: Option<ResidentSums>, end: ResidentSums) -> Numbers {
     let known = |bytes: Option<u64>| bytes.map_or_else(|| "–".to_owned(), format::bytes);
-    let growth = begin.and_then(|b| i64::try_from(i128::from(end.rss_bytes) - i128::from(b.rss_bytes)).ok());
     Numbers {
         mappings: mappings.map(format::count).unwrap_or_default(),
         begin: known(begin.map(|b| b.rss_bytes)),
         end: format::bytes(end.rss_bytes),
-        growth: resident::growth(growth),
+        growth: resident::growth(begin.map(|b| end.growth_since(&b))),
         huge: known(end.anon_huge_bytes),
         swap: known(end.swap_bytes),
     }
