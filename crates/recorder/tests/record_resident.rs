@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mtrace_formats::capture::{Capture, ProbeStatus};
@@ -21,6 +22,13 @@ const RANGES: u64 = 8;
 const HUGE_KB: u64 = 2048;
 const MADV_COLLAPSE: u32 = 25;
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// One test makes khugepaged hurry, and it would take the ranges of the others before they ask.
+static KHUGEPAGED: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    KHUGEPAGED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A setting of the host that has its old value again after the test.
 struct Setting(PathBuf, String);
@@ -98,6 +106,7 @@ fn what_a_program_collapses_is_a_row_each_and_the_growth_is_known() {
     if !huge_pages_work() {
         return;
     }
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let thp = compile("thp.c", dir.path());
     let before = vmstat("thp_collapse_alloc ");
@@ -118,7 +127,10 @@ fn what_a_program_collapses_is_a_row_each_and_the_growth_is_known() {
     let calls = recording.rows::<MemoryCall>();
     let asked = calls.iter().filter(|c| c.call == MemoryCallKind::Madvise && c.prot_or_advice == Some(MADV_COLLAPSE));
     let asked = asked.collect::<Vec<_>>();
-    for row in done {
+    // It comes by itself now and then, too.
+    let own: Vec<_> = done.iter().filter(|r| r.by != CollapsedBy::Khugepaged).collect();
+    assert!(own.len() as u64 >= RANGES / 2, "{rows:?}");
+    for row in own {
         assert_eq!((row.by, row.memory, row.tid, row.addr), (CollapsedBy::Own, CollapsedMemory::Anon, row.pid, None));
         let begin = row.ts - row.copy_ns.unwrap();
         assert!(asked.iter().any(|c| c.ts < begin && begin < row.ts && row.ts < c.ts + c.dur), "{row:?} {asked:?}");
@@ -130,6 +142,7 @@ fn what_khugepaged_collapses_is_charged_to_whose_memory_it_is() {
     if !huge_pages_work() {
         return;
     }
+    let _alone = alone();
     let (Some(_scan), Some(_alloc)) = (
         Setting::write("khugepaged/scan_sleep_millisecs", "10"),
         Setting::write("khugepaged/alloc_sleep_millisecs", "10"),
@@ -157,6 +170,7 @@ fn shared_memory_grows_in_the_page_cache() {
     if !huge_pages_work() {
         return;
     }
+    let _alone = alone();
     let Some(_shared) = Setting::write("shmem_enabled", "advise") else { return };
     let dir = tempfile::tempdir().unwrap();
     let thp = compile("thp.c", dir.path());
@@ -201,6 +215,7 @@ fn readings_add_up_to_what_the_kernel_says_of_the_process() {
     if !huge_pages_work() {
         return;
     }
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let thp = compile("thp.c", dir.path());
     let said = fs::File::create(dir.path().join("said")).unwrap();
